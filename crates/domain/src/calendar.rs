@@ -1,0 +1,1 @@
+//! Calendars and time zones: grains of a report, cut at a zone's midnights.

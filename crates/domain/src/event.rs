@@ -1,0 +1,186 @@
+//! The usage event: what one request used, as one gateway logged it, and its identity.
+//!
+//! Invariant: an event is complete and valid once it exists: ids checked, quantities at most 2⁵³,
+//! meters disjoint. Deliberately absent: which format it came from, and what it costs.
+
+use crate::hash::{Canonical, Hash128};
+use crate::ids::{AppId, ModelId, ProviderId, RouteId, SessionId, TenantId, UserId};
+use crate::meter::Quantities;
+use crate::reject::{Reason, Rejection};
+use crate::time::{DAY_MS, UnixMs};
+
+/// What became of the request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Outcome {
+    /// The upstream answered with success.
+    Succeeded,
+    /// Gateway or upstream refused it: 401, 403, 429.
+    Refused,
+    /// It failed: any other status of 400 and above.
+    Failed,
+    /// The client went away, or the stream broke, before the end.
+    Aborted,
+}
+
+/// Where the event's token counts come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Provenance {
+    /// The provider reported them.
+    Reported,
+    /// The gateway estimated them.
+    Estimated,
+    /// The message has none.
+    Missing,
+}
+
+/// The dimensions that an event is posted under; `user` and `session` only where a source names
+/// their fields.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Dimensions<'a> {
+    /// The organisation.
+    pub tenant: TenantId<'a>,
+    /// Whose ledger is charged.
+    pub app: AppId<'a>,
+    /// The person or service behind the request.
+    pub user: Option<UserId<'a>>,
+    /// The conversation it belongs to.
+    pub session: Option<SessionId<'a>>,
+    /// The gateway's route; absent where the log has none.
+    pub route: Option<RouteId<'a>>,
+    /// Who answered; absent where the log does not say.
+    pub provider: Option<ProviderId<'a>>,
+    /// The model the client asked for.
+    pub model: ModelId<'a>,
+}
+
+/// What one request used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UsageEvent<'a> {
+    /// What it is posted under.
+    pub dimensions: Dimensions<'a>,
+    /// The model that answered and so chooses the rates; absent where none answered.
+    pub answered_model: Option<ModelId<'a>>,
+    /// When the request started; ledgers and calendar windows go by it.
+    pub start: UnixMs,
+    /// What became of it.
+    pub outcome: Outcome,
+    /// Where the token counts come from.
+    pub provenance: Provenance,
+    /// What it used; `requests` is 1.
+    pub quantities: Quantities,
+    /// By what a repeat is known; `None` where the source is not deduplicated.
+    pub identity: Option<Identity>,
+}
+
+/// What the identity of an event from a log line is made of, before it is hashed.
+#[derive(Debug, Clone, Copy)]
+pub struct LogIdentity<'a> {
+    /// The tenant, so that none can use up another's ids.
+    pub tenant: &'a str,
+    /// The source's name.
+    pub source: &'a str,
+    /// The request's id as logged; empty where there is none.
+    pub request_id: &'a str,
+    /// When the request started, as the message says.
+    pub start: UnixMs,
+    /// The hash of the event's own bytes, trimmed of ASCII white space, or of its identity fields.
+    pub digest: Hash128,
+}
+
+/// By what a repeat of a log line is known: the event's millisecond in the upper 48 bits, then 80
+/// bits of the hash of [`LogIdentity`], so that neighbours in time are neighbours in the index.
+///
+/// 80 bits within one millisecond: a second event that meets a given one takes 2⁸⁰ tries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Identity(u128);
+
+impl Identity {
+    /// Hashes the parts of a log line's identity.
+    #[must_use]
+    pub fn of_log_line(parts: &LogIdentity<'_>) -> Self {
+        let mut canonical = Canonical::new("log-line/1");
+        canonical
+            .text(parts.tenant)
+            .text(parts.source)
+            .text(parts.request_id)
+            .signed(parts.start.get())
+            .bytes(&parts.digest.to_bytes());
+        let hash = u128::from_be_bytes(canonical.finish128().to_bytes());
+        Self(Self::first_at(parts.start).0 | (hash & Self::HASH_MASK))
+    }
+
+    /// Returns the least identity of an instant: the bound between two days of ids.
+    #[must_use]
+    pub fn first_at(start: UnixMs) -> Self {
+        // At most 48 bits: the year 10000 is below 2^48 ms.
+        let ms = u128::from(start.get().unsigned_abs());
+        Self(ms.wrapping_shl(80))
+    }
+
+    /// Returns when the event started.
+    #[must_use]
+    pub fn start(self) -> UnixMs {
+        let ms = i64::try_from(self.0.wrapping_shr(80)).unwrap_or(0);
+        UnixMs::new(ms).unwrap_or(UnixMs::FIRST)
+    }
+
+    /// Takes the 128 bits as stored.
+    #[must_use]
+    pub const fn from_bits(bits: u128) -> Self {
+        Self(bits)
+    }
+
+    /// Returns the 128 bits, as a `uuid` column orders them.
+    #[must_use]
+    pub const fn to_bits(self) -> u128 {
+        self.0
+    }
+
+    const HASH_MASK: u128 = (1 << 80) - 1;
+}
+
+/// How old or how far ahead an event may be; measured against the broker's time of its record, so
+/// that a back-fill or a long outage folds like the first time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AgeRule {
+    /// The greatest age, in ms: 3 days for log lines.
+    pub window_ms: i64,
+    /// The instant below which ids of this source are no longer kept; `None` for a new source.
+    pub floor: Option<UnixMs>,
+}
+
+impl AgeRule {
+    /// The window of log lines, in ms.
+    pub const LOG_WINDOW_MS: i64 = DAY_MS.saturating_mul(3);
+
+    /// How far ahead of its record an event may lie, in ms.
+    pub const AHEAD_MS: i64 = 5 * 60 * 1000;
+
+    /// Checks an event's start against the broker's time of its record.
+    ///
+    /// | start | verdict |
+    /// | --- | --- |
+    /// | after record + 5 minutes | [`Reason::TooFarAhead`] |
+    /// | before record − window | [`Reason::TooOld`] |
+    /// | before the floor | [`Reason::BelowFloor`] |
+    /// | else, both edges included | folded |
+    ///
+    /// # Errors
+    ///
+    /// A [`Rejection`] that names `field`; the caller keeps the event as rejected.
+    pub fn check(&self, start: UnixMs, record: UnixMs, field: &str) -> Result<(), Rejection> {
+        if start > record.saturating_add_ms(Self::AHEAD_MS) {
+            let detail = format!("{start} lies more than 5 minutes ahead of the record's {record}");
+            return Err(Rejection::new(Reason::TooFarAhead, field, detail));
+        }
+        if start < record.saturating_add_ms(self.window_ms.saturating_neg()) {
+            let detail = format!("{start} is older than the window before the record's {record}");
+            return Err(Rejection::new(Reason::TooOld, field, detail));
+        }
+        if let Some(floor) = self.floor.filter(|floor| start < *floor) {
+            let detail = format!("{start} is below {floor}, from where ids are kept");
+            return Err(Rejection::new(Reason::BelowFloor, field, detail));
+        }
+        Ok(())
+    }
+}

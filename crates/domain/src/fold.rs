@@ -1,0 +1,409 @@
+//! The fold: usage events into postings, one per series, rate set and quarter-hour of a part.
+//!
+//! Invariant: the postings of a batch are the sums of its accepted events, exactly; whether a batch
+//! is large or small, and how events are spread over batches, changes no total. Deliberately absent:
+//! which events were counted before; the store finds that out and tells it here.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use foldhash::quality::RandomState;
+
+use crate::event::{Identity, Outcome, Provenance, UsageEvent};
+use crate::hash::Hash256;
+use crate::ids::{PartRef, Place};
+use crate::meter::Quantities;
+use crate::money::Amount;
+use crate::part::{Counts, Duplicate, PartHeader, PartRows, RejectedEvent, part_hash};
+use crate::price::{PriceBook, PriceCache, RateSet, RateSetId};
+use crate::reject::{Reason, Rejection};
+use crate::series::{Series, SeriesCache, SeriesId};
+use crate::time::Quarter;
+
+/// Series and priced models that a [`Folder`] remembers at most; about 300 bytes each.
+const CACHE_ENTRIES_MAX: usize = 200_000;
+
+/// What a posting sums separately by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PostingKey {
+    /// The combination of dimensions.
+    pub series: SeriesId,
+    /// What it is priced by.
+    pub rate_set: RateSetId,
+    /// The quarter-hour in which the requests started.
+    pub quarter: Quarter,
+}
+
+/// What a posting sums.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Sums {
+    /// Usage, meter by meter; `requests` counts the events.
+    pub quantities: Quantities,
+    /// Requests that did not succeed; part of `requests`.
+    pub failed_requests: u64,
+    /// Requests that succeeded and whose log has no token counts; part of `requests`.
+    pub unmeasured_requests: u64,
+    /// Requests with a positive quantity of a billable meter that has a rate.
+    pub priced_requests: u64,
+    /// Requests with a positive quantity of a billable meter that has no rate.
+    pub unpriced_requests: u64,
+    /// Σ quantity × rate over the meters that have a rate.
+    pub amount: Amount,
+}
+
+impl Sums {
+    fn checked_add(&self, other: &Self) -> Option<Self> {
+        Some(Self {
+            quantities: self.quantities.checked_add(&other.quantities)?,
+            failed_requests: self.failed_requests.checked_add(other.failed_requests)?,
+            unmeasured_requests: self.unmeasured_requests.checked_add(other.unmeasured_requests)?,
+            priced_requests: self.priced_requests.checked_add(other.priced_requests)?,
+            unpriced_requests: self.unpriced_requests.checked_add(other.unpriced_requests)?,
+            amount: self.amount.checked_add(other.amount)?,
+        })
+    }
+
+    fn checked_sub(&self, other: &Self) -> Option<Self> {
+        Some(Self {
+            quantities: self.quantities.checked_sub(&other.quantities)?,
+            failed_requests: self.failed_requests.checked_sub(other.failed_requests)?,
+            unmeasured_requests: self.unmeasured_requests.checked_sub(other.unmeasured_requests)?,
+            priced_requests: self.priced_requests.checked_sub(other.priced_requests)?,
+            unpriced_requests: self.unpriced_requests.checked_sub(other.unpriced_requests)?,
+            amount: self.amount.checked_sub(other.amount)?,
+        })
+    }
+}
+
+/// One append-only row of the journal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Posting {
+    /// What it sums separately by.
+    pub key: PostingKey,
+    /// What it sums.
+    pub sums: Sums,
+}
+
+/// An accepted event, as far as it may have to be taken out again as a duplicate.
+#[derive(Debug, Clone, Copy)]
+struct Accepted {
+    place: Place,
+    identity: Option<Identity>,
+    posting: usize,
+    sums: Sums,
+}
+
+/// One partition's share of a batch while it is folded.
+pub struct PartFold {
+    part: PartRef,
+    counts: Counts,
+    accepted: Vec<Accepted>,
+    rejected: Vec<RejectedEvent>,
+    duplicates: Vec<Duplicate>,
+    postings: Vec<Posting>,
+    open: HashMap<PostingKey, usize, RandomState>,
+}
+
+impl PartFold {
+    fn new(part: PartRef) -> Self {
+        Self {
+            part,
+            counts: Counts::default(),
+            accepted: Vec::new(),
+            rejected: Vec::new(),
+            duplicates: Vec::new(),
+            postings: Vec::new(),
+            open: HashMap::default(),
+        }
+    }
+
+    /// Returns which part this is.
+    #[must_use]
+    pub const fn part(&self) -> PartRef {
+        self.part
+    }
+
+    /// Returns what the part's records held so far.
+    #[must_use]
+    pub const fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// Counts a Kafka record, before its events are told.
+    pub const fn count_record(&mut self) {
+        self.counts.records = self.counts.records.saturating_add(1);
+    }
+
+    /// Counts an event that its source's rule does not meter.
+    pub const fn ignore(&mut self) {
+        self.counts.ignored = self.counts.ignored.saturating_add(1);
+    }
+
+    /// Keeps an event that cannot become usage.
+    pub fn reject(&mut self, event: RejectedEvent) {
+        self.counts.rejected = self.counts.rejected.saturating_add(1);
+        self.rejected.push(event);
+    }
+
+    fn accept(&mut self, place: Place, identity: Option<Identity>, key: PostingKey, sums: Sums) {
+        self.counts.accepted = self.counts.accepted.saturating_add(1);
+        let posting = self.post(key, &sums);
+        self.accepted.push(Accepted { place, identity, posting, sums });
+    }
+
+    /// Adds to the open posting of the key; where its sums are full, another one is opened.
+    fn post(&mut self, key: PostingKey, sums: &Sums) -> usize {
+        if let Some(index) = self.open.get(&key).copied()
+            && let Some(posting) = self.postings.get_mut(index)
+            && let Some(grown) = posting.sums.checked_add(sums)
+        {
+            posting.sums = grown;
+            return index;
+        }
+        let index = self.postings.len();
+        self.postings.push(Posting { key, sums: *sums });
+        self.open.insert(key, index);
+        index
+    }
+
+    /// Takes an accepted event out again: it had been counted before.
+    fn withdraw(&mut self, accepted: usize, first: PartRef) {
+        let Some(event) = self.accepted.get(accepted).copied() else { return };
+        let Some(identity) = event.identity else { return };
+        if let Some(posting) = self.postings.get_mut(event.posting) {
+            // What was added can be taken away: sums only ever hold what their events brought.
+            posting.sums = posting.sums.checked_sub(&event.sums).unwrap_or_default();
+        }
+        self.counts.accepted = self.counts.accepted.saturating_sub(1);
+        self.counts.duplicates = self.counts.duplicates.saturating_add(1);
+        self.duplicates.push(Duplicate { place: event.place, identity, first });
+    }
+}
+
+/// An id to be taken in the batch's transaction, and the part that takes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SeenId {
+    /// By what the event is known.
+    pub identity: Identity,
+    /// The index of the part within the batch.
+    part_index: usize,
+    /// The index of the event among the part's accepted ones.
+    accepted: usize,
+    /// The part that counts it.
+    pub part: PartRef,
+}
+
+/// A batch while it is folded: one part per partition that has records in it.
+#[derive(Default)]
+pub struct BatchFold {
+    parts: Vec<PartFold>,
+    ids: Vec<SeenId>,
+    /// The series that the batch's postings name.
+    pub series: HashMap<SeriesId, Series, RandomState>,
+    /// The rate sets that the batch's postings name.
+    pub rate_sets: HashMap<RateSetId, Arc<RateSet>, RandomState>,
+}
+
+impl BatchFold {
+    /// Opens the part of one more partition and returns its index in the batch.
+    pub fn open_part(&mut self, part: PartRef) -> usize {
+        self.parts.push(PartFold::new(part));
+        self.parts.len().saturating_sub(1)
+    }
+
+    /// Returns the parts in the order in which they were opened.
+    #[must_use]
+    pub fn parts(&self) -> &[PartFold] {
+        &self.parts
+    }
+
+    /// Returns a part by its index.
+    pub fn part_mut(&mut self, part_index: usize) -> Option<&mut PartFold> {
+        self.parts.get_mut(part_index)
+    }
+
+    /// Counts repeats within the batch as duplicates of their first, and returns the ids that remain
+    /// to be taken: ascending, each once. Called once, when all events are in.
+    pub fn take_ids(&mut self) -> &[SeenId] {
+        let mut ids = Vec::with_capacity(self.parts.iter().map(|part| part.accepted.len()).sum());
+        for (part_index, part) in self.parts.iter().enumerate() {
+            for (accepted, event) in part.accepted.iter().enumerate() {
+                if let Some(identity) = event.identity {
+                    ids.push(SeenId { identity, part_index, accepted, part: part.part });
+                }
+            }
+        }
+        ids.sort_unstable();
+        let mut first: Option<SeenId> = None;
+        ids.retain(|id| match first {
+            Some(first) if first.identity == id.identity => {
+                if let Some(part) = self.parts.get_mut(id.part_index) {
+                    part.withdraw(id.accepted, first.part);
+                }
+                false
+            }
+            Some(_) | None => {
+                first = Some(*id);
+                true
+            }
+        });
+        self.ids = ids;
+        &self.ids
+    }
+
+    /// Returns the ids that the batch takes: ascending, each once.
+    #[must_use]
+    pub fn ids(&self) -> &[SeenId] {
+        &self.ids
+    }
+
+    /// Counts events whose ids were taken before as duplicates of the part that took them.
+    pub fn withdraw_seen(&mut self, seen: &HashMap<Identity, PartRef>) {
+        let parts = &mut self.parts;
+        self.ids.retain(|id| match seen.get(&id.identity) {
+            Some(first) => {
+                if let Some(part) = parts.get_mut(id.part_index) {
+                    part.withdraw(id.accepted, *first);
+                }
+                false
+            }
+            None => true,
+        });
+        // A repeat within the batch of an event that was itself counted before: first is that part.
+        for duplicate in parts.iter_mut().flat_map(|part| &mut part.duplicates) {
+            if let Some(first) = seen.get(&duplicate.identity) {
+                duplicate.first = *first;
+            }
+        }
+    }
+
+    /// Ends the batch: sorts each part's rows and drops postings that duplicates emptied.
+    #[must_use]
+    pub fn close(self) -> ClosedBatch {
+        let parts: Vec<ClosedPart> = self.parts.into_iter().map(ClosedPart::of).collect();
+        let mut closed = ClosedBatch { parts, series: self.series, rate_sets: self.rate_sets };
+        closed.drop_unused();
+        closed
+    }
+}
+
+/// A part whose rows are final and in order.
+pub struct ClosedPart {
+    /// Which part this is.
+    pub part: PartRef,
+    /// What its records held.
+    pub counts: Counts,
+    /// What it posts, ascending.
+    pub postings: Vec<Posting>,
+    /// What it rejects, ascending by place.
+    pub rejected: Vec<RejectedEvent>,
+    /// What had been counted before, ascending by place.
+    pub duplicates: Vec<Duplicate>,
+}
+
+impl ClosedPart {
+    fn of(mut part: PartFold) -> Self {
+        part.postings.retain(|posting| posting.sums != Sums::default());
+        part.postings.sort_unstable();
+        part.rejected.sort_by_key(|rejected| rejected.place);
+        part.duplicates.sort_unstable();
+        Self {
+            part: part.part,
+            counts: part.counts,
+            postings: part.postings,
+            rejected: part.rejected,
+            duplicates: part.duplicates,
+        }
+    }
+
+    /// Returns the part's hash under its header.
+    #[must_use]
+    pub fn hash(&self, header: &PartHeader) -> Hash256 {
+        let rows = PartRows {
+            postings: &self.postings,
+            rejected: &self.rejected,
+            duplicates: &self.duplicates,
+        };
+        part_hash(header, &rows)
+    }
+}
+
+/// A batch whose rows are final.
+pub struct ClosedBatch {
+    /// The parts, in the order in which they were opened.
+    pub parts: Vec<ClosedPart>,
+    /// The series that the postings name, each once.
+    pub series: HashMap<SeriesId, Series, RandomState>,
+    /// The rate sets that the postings name, each once.
+    pub rate_sets: HashMap<RateSetId, Arc<RateSet>, RandomState>,
+}
+
+impl ClosedBatch {
+    /// Forgets series and rate sets that only duplicates named.
+    fn drop_unused(&mut self) {
+        if self.parts.iter().all(|part| part.duplicates.is_empty()) {
+            return;
+        }
+        let postings = || self.parts.iter().flat_map(|part| &part.postings);
+        let series: std::collections::HashSet<_> = postings().map(|p| p.key.series).collect();
+        let rate_sets: std::collections::HashSet<_> = postings().map(|p| p.key.rate_set).collect();
+        self.series.retain(|id, _| series.contains(id));
+        self.rate_sets.retain(|id, _| rate_sets.contains(id));
+    }
+}
+
+/// Prices and posts events; lives across batches and remembers what recurs.
+pub struct Folder {
+    prices: PriceCache,
+    series: SeriesCache,
+}
+
+impl Folder {
+    /// Makes a folder that prices by one book.
+    #[must_use]
+    pub fn new(book: Arc<PriceBook>) -> Self {
+        Self {
+            prices: PriceCache::new(book, CACHE_ENTRIES_MAX),
+            series: SeriesCache::new(CACHE_ENTRIES_MAX),
+        }
+    }
+
+    /// Folds one event into a part of the batch.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::Overflow`] where the event's amount does not fit into the ledger; nothing was
+    /// posted, and the caller keeps the event as rejected.
+    pub fn fold(
+        &mut self,
+        batch: &mut BatchFold,
+        part_index: usize,
+        place: Place,
+        event: &UsageEvent<'_>,
+    ) -> Result<(), Rejection> {
+        let input = u64::try_from(event.quantities.input_tokens()).unwrap_or(u64::MAX);
+        let (rate_set_id, rate_set) = self.prices.rate_set(event, input);
+        let priced = rate_set.price(&event.quantities).ok_or_else(|| {
+            Rejection::new(Reason::Overflow, "", "the event's amount does not fit into the ledger")
+        })?;
+        let sums = Sums {
+            quantities: event.quantities,
+            failed_requests: u64::from(event.outcome != Outcome::Succeeded),
+            unmeasured_requests: u64::from(
+                event.outcome == Outcome::Succeeded && event.provenance == Provenance::Missing,
+            ),
+            priced_requests: u64::from(priced.is_priced),
+            unpriced_requests: u64::from(priced.is_unpriced),
+            amount: priced.amount,
+        };
+        if !batch.rate_sets.contains_key(&rate_set_id) {
+            batch.rate_sets.insert(rate_set_id, Arc::clone(rate_set));
+        }
+        let series = self.series.id_of(&event.dimensions, &mut batch.series);
+        let key = PostingKey { series, rate_set: rate_set_id, quarter: event.start.quarter() };
+        if let Some(part) = batch.parts.get_mut(part_index) {
+            part.accept(place, event.identity, key, sums);
+        }
+        Ok(())
+    }
+}

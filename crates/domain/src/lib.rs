@@ -1,0 +1,26 @@
+//! The domain of Tollbook: ids, money, meters, usage events, prices, the fold into postings.
+//!
+//! Invariant: everything here is a pure function of its arguments. No I/O, no async, no clock, no
+//! environment, no globals, no floating point; time and randomness are arguments. Deliberately
+//! absent: JSON, SQL, Kafka. What arrives from outside becomes one of these types at the edge.
+
+#![deny(
+    clippy::arithmetic_side_effects,
+    clippy::float_arithmetic,
+    clippy::as_conversions,
+    clippy::indexing_slicing,
+    clippy::wildcard_enum_match_arm
+)]
+
+pub mod calendar;
+pub mod event;
+pub mod fold;
+pub mod hash;
+pub mod ids;
+pub mod meter;
+pub mod money;
+pub mod part;
+pub mod price;
+pub mod reject;
+pub mod series;
+pub mod time;
