@@ -1,1 +1,15 @@
-//! Placeholder while the rooms are laid.
+//! Process plumbing: boot, configuration, telemetry, tasks, shutdown, health.
+//!
+//! Invariant: the room knows no word of the product's domain; what it offers would serve any other
+//! service as well. Deliberately absent: metric names, settings and texts of the product, which the
+//! rooms that own them bring along.
+
+pub mod clock;
+pub mod exit;
+pub mod shutdown;
+pub mod tasks;
+
+pub use clock::{Clock, SystemClock};
+pub use exit::{Exit, Failure};
+pub use shutdown::Shutdown;
+pub use tasks::Tasks;
