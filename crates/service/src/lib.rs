@@ -6,10 +6,15 @@
 
 pub mod clock;
 pub mod exit;
+pub mod health;
+pub mod http;
+pub mod panics;
 pub mod shutdown;
 pub mod tasks;
+pub mod telemetry;
 
 pub use clock::{Clock, SystemClock};
 pub use exit::{Exit, Failure};
+pub use health::Readiness;
 pub use shutdown::Shutdown;
 pub use tasks::Tasks;

@@ -70,7 +70,7 @@ impl Shutdown {
             .name("signals".to_owned())
             .spawn(move || {
                 let last_words = runtime.block_on(watch(shutdown, terminate, interrupt, grace));
-                end_now(program, last_words);
+                end_now(program, &last_words);
             })?;
         Ok(())
     }
@@ -105,7 +105,7 @@ async fn watch(
     clippy::exit,
     reason = "the tasks did not end in time; nothing else can end them"
 )]
-fn end_now(program: &str, last_words: String) {
+fn end_now(program: &str, last_words: &str) {
     // A closed stderr must not keep the process alive.
     writeln!(io::stderr(), "{program}: {last_words}").unwrap_or_default();
     std::process::exit(i32::from(Exit::Unexpected.code()));

@@ -1,0 +1,79 @@
+//! Readiness: whether the process can do its work now, and why not.
+//!
+//! Invariant: not ready until somebody says so, and never again once the shutdown was requested.
+//! Deliberately absent: liveness, which is that the listener answers at all.
+
+use tokio::sync::watch;
+
+/// Whether the process can do its work; clones share it.
+#[derive(Debug, Clone)]
+pub struct Readiness {
+    /// `None` where ready, else the reason.
+    reason: watch::Sender<Option<String>>,
+}
+
+impl Default for Readiness {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Readiness {
+    /// Makes a readiness that is not ready: starting.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            reason: watch::Sender::new(Some("starting".to_owned())),
+        }
+    }
+
+    /// Says that the process can do its work.
+    pub fn ready(&self) {
+        self.reason
+            .send_if_modified(|reason| reason.take().is_some());
+    }
+
+    /// Says that it cannot, and why: a short text for a person.
+    pub fn not_ready(&self, why: &str) {
+        self.reason.send_if_modified(|reason| {
+            let changed = reason.as_deref() != Some(why);
+            if changed {
+                *reason = Some(why.to_owned());
+            }
+            changed
+        });
+    }
+
+    /// Returns why the process is not ready; `None` where it is.
+    #[must_use]
+    pub fn reason(&self) -> Option<String> {
+        self.reason.borrow().clone()
+    }
+
+    /// Waits until the process is ready.
+    pub async fn wait_ready(&self) {
+        let mut changes = self.reason.subscribe();
+        // The sender lives in `self`, so that the channel cannot close.
+        drop(changes.wait_for(Option::is_none).await);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn it_says_why_until_it_is_ready() {
+        let readiness = Readiness::new();
+        assert_eq!(readiness.reason().as_deref(), Some("starting"), "at first");
+        readiness.not_ready("the topic is missing");
+        assert_eq!(
+            readiness.reason().as_deref(),
+            Some("the topic is missing"),
+            "then"
+        );
+        readiness.clone().ready();
+        readiness.wait_ready().await;
+        assert_eq!(readiness.reason(), None, "a clone said so");
+    }
+}
