@@ -396,9 +396,7 @@ impl Folder {
             unpriced_requests: u64::from(priced.is_unpriced),
             amount: priced.amount,
         };
-        if !batch.rate_sets.contains_key(&rate_set_id) {
-            batch.rate_sets.insert(rate_set_id, Arc::clone(rate_set));
-        }
+        batch.rate_sets.entry(rate_set_id).or_insert_with(|| Arc::clone(rate_set));
         let series = self.series.id_of(&event.dimensions, &mut batch.series);
         let key = PostingKey { series, rate_set: rate_set_id, quarter: event.start.quarter() };
         if let Some(part) = batch.parts.get_mut(part_index) {

@@ -5,8 +5,21 @@
 
 mod book;
 mod cache;
+mod csv_file;
+mod entry;
 mod rate_set;
+mod resolve;
+mod toml_file;
 
-pub use book::{PriceBook, PricedModel};
+#[cfg(test)]
+mod book_tests;
+#[cfg(test)]
+mod file_tests;
+#[cfg(test)]
+mod price_tests;
+
+pub use book::{BookAlias, BookRate, PriceBook};
 pub use cache::PriceCache;
+pub use entry::PriceFileError;
 pub use rate_set::{Priced, RateSet, RateSetId};
+pub use resolve::PricedModel;

@@ -1,60 +1,351 @@
-//! The price book.
+//! The price book: all rates at provider cost, with source, date and, where given, start.
+//!
+//! Invariant: two books are equal exactly when their canonical forms are, and the canonical form
+//! reads back as the same book; Postgres keeps that form as a version. Deliberately absent: which
+//! rates an event gets (see `resolve`) and the syntax of files (see `csv_file` and `toml_file`).
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry as Slot;
+use std::path::Path;
 
-use crate::ids::{ModelId, ProviderId};
-use crate::meter::PerMeter;
+use chrono::NaiveDate;
+
+use crate::hash::Hash128;
+use crate::meter::Meter;
+use crate::money::Rate;
 use crate::time::UnixMs;
 
-use super::rate_set::{RateSet, RateSetId};
+use super::csv_file::{self, Layout};
+use super::entry::{
+    Column, Entry, LineError, PriceFileError, RateKey, RateValue, RawRow, Says, nearest,
+};
+use super::toml_file;
 
-/// All rates at provider cost.
-pub struct PriceBook {}
+const SHIPPED: &str = include_str!("../../prices/shipped.csv");
 
-/// The rate sets of one model: by time, then by tier.
-pub struct PricedModel {
-    none: Arc<RateSet>,
+/// What errors call the form that Postgres keeps.
+const CANONICAL_NAME: &str = "the stored price book";
+
+/// All rates at provider cost, and other names of their models.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PriceBook {
+    pub(super) providers: BTreeMap<String, ProviderPrices>,
+}
+
+/// The rates of one provider; at least one model has rates.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct ProviderPrices {
+    /// By the model's name, or a pattern `name*`; none is empty.
+    pub(super) models: BTreeMap<String, ModelRates>,
+    /// Other names of models; each target is a key of `models`.
+    pub(super) aliases: BTreeMap<String, String>,
+}
+
+/// All rates of one model, for every tier and time.
+pub(super) type ModelRates = BTreeMap<RateKey, RateValue>;
+
+/// One rate of the book.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BookRate<'b> {
+    /// Who sets the price.
+    pub provider: &'b str,
+    /// The model's name, or a pattern `name*`.
+    pub model: &'b str,
+    /// What is priced.
+    pub meter: Meter,
+    /// The size of the whole request's input from which on the rate holds, in tokens.
+    pub above_input_tokens: u64,
+    /// From when on it holds; `None`: from the beginning of time.
+    pub start: Option<UnixMs>,
+    /// The price of one unit.
+    pub rate: Rate,
+    /// The public page or the file that says so.
+    pub source: &'b str,
+    /// The day on which it was read there.
+    pub read: Option<NaiveDate>,
+}
+
+/// Another name of a model of the book.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BookAlias<'b> {
+    /// Who sets the price.
+    pub provider: &'b str,
+    /// The other name.
+    pub name: &'b str,
+    /// The model that has the rates.
+    pub model: &'b str,
 }
 
 impl PriceBook {
     /// Returns the book that ships with the product.
+    ///
+    /// # Panics
+    ///
+    /// Never: the shipped file is part of the program, and a test reads it.
     #[must_use]
     pub fn shipped() -> Self {
-        Self {}
+        Self::default()
+            .with_file("shipped.csv", SHIPPED)
+            .expect("the shipped file is part of the program and a test reads it")
+    }
+
+    /// Returns this book with a price file laid over it; the later file wins.
+    ///
+    /// | what the file gives a model | what becomes of its earlier rates |
+    /// | --- | --- |
+    /// | a rate without `from` | the file restates the model: all earlier ones are gone |
+    /// | only rates with `from` | they stay, but for those of the same meter, tier and `from` |
+    /// | an alias of the same name | the alias stands for the new target |
+    /// | nothing | they stay |
+    ///
+    /// A file's name ends in `.csv` (the shipped layout `provider, model, meter, above_input_tokens,
+    /// usd_per_unit, source`, and `read`, `from`, `alias_of` where wanted) or in `.toml` (`[[rate]]`
+    /// and `[[alias]]` tables with the same names).
+    ///
+    /// # Errors
+    ///
+    /// [`PriceFileError`] names the first line at fault; nothing is applied, the author mends it.
+    pub fn with_file(&self, file_name: &str, text: &str) -> Result<Self, PriceFileError> {
+        let read = || {
+            let rows = read_rows(file_name, text)?;
+            self.with_rows(rows, file_name)
+        };
+        read().map_err(|(line, problem)| PriceFileError {
+            file: file_name.to_owned(),
+            line,
+            problem,
+        })
+    }
+
+    /// Reads the form that [`Self::to_canonical`] writes.
+    ///
+    /// # Errors
+    ///
+    /// [`PriceFileError`] where the text is anything else: it was changed since it was written.
+    pub fn from_canonical(text: &str) -> Result<Self, PriceFileError> {
+        let read = || {
+            let book = Self::default()
+                .with_rows(csv_file::read(text, Layout::Canonical)?, CANONICAL_NAME)?;
+            let differs = book.to_canonical() != text;
+            if differs {
+                Err((1, "is not in the form it was stored in".to_owned()))
+            } else {
+                Ok(book)
+            }
+        };
+        read().map_err(|(line, problem)| PriceFileError {
+            file: CANONICAL_NAME.to_owned(),
+            line,
+            problem,
+        })
+    }
+
+    /// Writes the whole book as CSV, one way only: all columns, rows ascending, numbers shortest.
+    ///
+    /// # Panics
+    ///
+    /// Never: writing to memory does not fail, and all cells are UTF-8.
+    #[must_use]
+    pub fn to_canonical(&self) -> String {
+        let mut writer = csv::Writer::from_writer(Vec::new());
+        let mut write = |cells: [&str; 9]| writer.write_record(cells);
+        let mut written = write(Column::ALL.map(Column::name));
+        for rate in self.rates() {
+            let above = rate.above_input_tokens.to_string();
+            let price = rate.rate.to_string();
+            let read = rate.read.map(|day| day.to_string()).unwrap_or_default();
+            let start = rate
+                .start
+                .map(|start| start.to_string())
+                .unwrap_or_default();
+            let meter = rate.meter.name();
+            written = written.and(write([
+                rate.provider,
+                rate.model,
+                meter,
+                &above,
+                &price,
+                rate.source,
+                &read,
+                &start,
+                "",
+            ]));
+        }
+        for alias in self.aliases() {
+            written = written.and(write([
+                alias.provider,
+                alias.name,
+                "",
+                "",
+                "",
+                "",
+                "",
+                "",
+                alias.model,
+            ]));
+        }
+        let bytes = written.ok().and_then(|()| writer.into_inner().ok());
+        bytes
+            .and_then(|bytes| String::from_utf8(bytes).ok())
+            .expect("memory takes what it is given")
+    }
+
+    /// Returns the hash of the canonical form.
+    #[must_use]
+    pub fn content_hash(&self) -> Hash128 {
+        Hash128::of(self.to_canonical().as_bytes())
     }
 
     /// Says whether the book has rates of this provider.
     #[must_use]
-    pub fn knows_provider(&self, _name: &str) -> bool {
-        false
+    pub fn knows_provider(&self, name: &str) -> bool {
+        self.providers.contains_key(name)
     }
 
-    /// Finds the rates.
-    #[must_use]
-    pub fn price_model(
-        &self,
-        provider: Option<&ProviderId<'_>>,
-        answered: Option<&ModelId<'_>>,
-        asked: &ModelId<'_>,
-    ) -> PricedModel {
-        let provider = provider.map_or("", |provider| provider.as_str()).to_owned();
-        let priced_model = answered.unwrap_or(asked).as_str().to_owned();
-        PricedModel {
-            none: Arc::new(RateSet {
+    /// Returns all rates: ascending by provider, model, meter, tier and start.
+    pub fn rates(&self) -> impl Iterator<Item = BookRate<'_>> {
+        self.providers.iter().flat_map(|(provider, prices)| {
+            prices.models.iter().flat_map(move |(model, rates)| {
+                rates.iter().map(move |(key, value)| BookRate {
+                    provider,
+                    model,
+                    meter: key.meter,
+                    above_input_tokens: key.above_input_tokens,
+                    start: key.start,
+                    rate: value.rate,
+                    source: &value.source,
+                    read: value.read,
+                })
+            })
+        })
+    }
+
+    /// Returns all aliases: ascending by provider and name.
+    pub fn aliases(&self) -> impl Iterator<Item = BookAlias<'_>> {
+        self.providers.iter().flat_map(|(provider, prices)| {
+            let aliases = prices.aliases.iter();
+            aliases.map(move |(name, model)| BookAlias {
                 provider,
-                priced_model,
-                book_model: String::new(),
-                above_input_tokens: 0,
-                rates: PerMeter::default(),
-            }),
+                name,
+                model,
+            })
+        })
+    }
+
+    fn with_rows(&self, rows: Vec<RawRow>, source: &str) -> Result<Self, LineError> {
+        let mut of_file = FileRates::default();
+        let mut aliases = Vec::new();
+        for row in rows {
+            let Entry {
+                line,
+                provider,
+                model,
+                says,
+            } = row.check(source)?;
+            match says {
+                Says::Rate(key, value) => of_file.add((provider, model), key, value, line)?,
+                Says::AliasOf(target) => aliases.push((line, provider, model, target)),
+            }
+        }
+        let mut book = self.clone();
+        of_file.lay_over(&mut book);
+        let mut alias_lines = BTreeMap::new();
+        for (line, provider, name, target) in aliases {
+            if let Some(first) = alias_lines.insert((provider.clone(), name.clone()), line) {
+                let problem = format!("{name} is an alias on line {first} already; leave one out");
+                return Err((line, problem));
+            }
+            book.add_alias(line, &provider, name, target)?;
+        }
+        Ok(book)
+    }
+
+    fn add_alias(
+        &mut self,
+        line: usize,
+        provider: &str,
+        name: String,
+        target: String,
+    ) -> Result<(), LineError> {
+        let Some(prices) = self.providers.get_mut(provider) else {
+            let known: Vec<_> = self.providers.keys().map(String::as_str).collect();
+            let hint = nearest(provider, &known);
+            return Err((
+                line,
+                format!("provider {provider:?} has no rates to point to; {hint}"),
+            ));
+        };
+        if !prices.models.contains_key(&target) {
+            let known: Vec<_> = prices.models.keys().map(String::as_str).collect();
+            let hint = nearest(&target, &known);
+            return Err((
+                line,
+                format!("{provider} has no rates for {target:?}; {hint}"),
+            ));
+        }
+        if prices.models.contains_key(&name) {
+            let problem = format!("{name:?} has rates of its own, which win; leave the alias out");
+            return Err((line, problem));
+        }
+        prices.aliases.insert(name, target);
+        Ok(())
+    }
+}
+
+fn read_rows(file_name: &str, text: &str) -> Result<Vec<RawRow>, LineError> {
+    let extension = Path::new(file_name)
+        .extension()
+        .and_then(|extension| extension.to_str());
+    match extension {
+        Some("csv") => csv_file::read(text, Layout::Written),
+        Some("toml") => toml_file::read(text),
+        Some(_) | None => {
+            let problem = "cannot tell the format by the name; let it end in .csv or .toml";
+            Err((1, problem.to_owned()))
         }
     }
 }
 
-impl PricedModel {
-    /// Returns the rate set at an instant for a request of this many input tokens.
-    #[must_use]
-    pub fn rate_set(&self, _at: UnixMs, _input_tokens: u64) -> (RateSetId, &Arc<RateSet>) {
-        (self.none.id(), &self.none)
+/// The rates of one file, and the line of each.
+#[derive(Default)]
+struct FileRates {
+    models: BTreeMap<(String, String), BTreeMap<RateKey, (RateValue, usize)>>,
+}
+
+impl FileRates {
+    fn add(
+        &mut self,
+        model: (String, String),
+        key: RateKey,
+        value: RateValue,
+        line: usize,
+    ) -> Result<(), LineError> {
+        match self.models.entry(model).or_default().entry(key) {
+            Slot::Vacant(slot) => {
+                slot.insert((value, line));
+                Ok(())
+            }
+            Slot::Occupied(slot) => {
+                let (_, first) = slot.get();
+                let problem = format!(
+                    "gives the rate of line {first} again (same provider, model, meter, \
+                     above_input_tokens and from); leave one out"
+                );
+                Err((line, problem))
+            }
+        }
+    }
+
+    fn lay_over(self, book: &mut PriceBook) {
+        for ((provider, model), rates) in self.models {
+            let prices = book.providers.entry(provider).or_default();
+            // A name with rates of its own is no alias any longer.
+            prices.aliases.remove(&model);
+            let known = prices.models.entry(model).or_default();
+            if rates.keys().any(|key| key.start.is_none()) {
+                known.clear();
+            }
+            known.extend(rates.into_iter().map(|(key, (value, _))| (key, value)));
+        }
     }
 }

@@ -11,8 +11,9 @@ use hashbrown::HashTable;
 
 use crate::event::UsageEvent;
 
-use super::book::{PriceBook, PricedModel};
+use super::book::PriceBook;
 use super::rate_set::{RateSet, RateSetId};
+use super::resolve::PricedModel;
 
 /// The price book's answers by (provider, answering model, asked model), at most `entries_max`.
 pub struct PriceCache {
@@ -26,7 +27,12 @@ impl PriceCache {
     /// Makes an empty cache over a book.
     #[must_use]
     pub fn new(book: Arc<PriceBook>, entries_max: usize) -> Self {
-        Self { book, hasher: RandomState::default(), table: HashTable::new(), entries_max }
+        Self {
+            book,
+            hasher: RandomState::default(),
+            table: HashTable::new(),
+            entries_max,
+        }
     }
 
     /// Returns the rate set that prices the event, by its start and the size of its input.
@@ -40,12 +46,23 @@ impl PriceCache {
         input_tokens: u64,
     ) -> (RateSetId, &Arc<RateSet>) {
         let names = [
-            event.dimensions.provider.as_ref().map_or("", |provider| provider.as_str()),
-            event.answered_model.as_ref().map_or("", |model| model.as_str()),
+            event
+                .dimensions
+                .provider
+                .as_ref()
+                .map_or("", |provider| provider.as_str()),
+            event
+                .answered_model
+                .as_ref()
+                .map_or("", |model| model.as_str()),
             event.dimensions.model.as_str(),
         ];
         let hash = self.hasher.hash_one(names);
-        if self.table.find(hash, |(known, _)| *known == names).is_none() {
+        if self
+            .table
+            .find(hash, |(known, _)| *known == names)
+            .is_none()
+        {
             if self.table.len() >= self.entries_max {
                 self.table.clear();
             }
@@ -56,7 +73,8 @@ impl PriceCache {
             );
             let hasher = &self.hasher;
             let rehash = |(known, _): &([String; 3], PricedModel)| hasher.hash_one(known);
-            self.table.insert_unique(hash, (names.map(str::to_owned), model), rehash);
+            self.table
+                .insert_unique(hash, (names.map(str::to_owned), model), rehash);
         }
         let (_, model) = self
             .table

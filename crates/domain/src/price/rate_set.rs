@@ -63,7 +63,11 @@ impl RateSet {
     /// `requests` without a rate cost nothing by statement: they are neither priced nor unpriced.
     #[must_use]
     pub fn price(&self, quantities: &Quantities) -> Option<Priced> {
-        let mut priced = Priced { amount: Amount::ZERO, is_priced: false, is_unpriced: false };
+        let mut priced = Priced {
+            amount: Amount::ZERO,
+            is_priced: false,
+            is_unpriced: false,
+        };
         for (meter, quantity) in quantities.iter() {
             if quantity == 0 {
                 continue;

@@ -1,0 +1,1 @@
+//! Pricing against slow, obvious models.
