@@ -1,0 +1,35 @@
+# The commands of this project. `make` prints them.
+#   CARGO_TARGET_DIR  where builds (and the broker's jars) go; default: target
+#   TMPDIR            where tests and the demo keep their state; default: /tmp
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help demo test check build setup
+
+env := . scripts/env.sh &&
+# One set of features and one profile for demo and tests, so that one build serves both.
+build := step "build the executable (the first time takes minutes)" \
+	cargo build --locked --workspace --bins
+
+help: ## Print this
+	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 18
+
+demo: setup ## Start a Postgres, a Kafka and Tollbook, and watch a ledger fill (ONCE=1: play, report, verify, end)
+	@$(env) $(build)
+	@$(env) exec "$$TARGET_DIR/debug/tollbook" demo --kafka-libs "$$TOLLBOOK_KAFKA_LIBS" $(if $(filter-out 0,$(ONCE)),--once)
+
+test: setup ## Install what is missing, build, and run every test
+	@$(env) $(build)
+	@$(env) step "all tests" cargo test --locked --workspace --no-fail-fast
+
+check: setup ## Format, lints and the tests that need no server
+	@$(env) step "format" cargo fmt --check
+	@$(env) step "lints" cargo clippy --locked --workspace --all-targets -- -D warnings
+	@$(env) step "domain" cargo test --locked -q -p domain
+
+build: setup ## Build the executable (dev profile, as tests and demo use it)
+	@$(env) $(build)
+
+setup: ## Install what is missing (apt-get), fetch the broker's jars
+	@scripts/setup.sh
