@@ -1,1 +1,28 @@
-//! Placeholder while the rooms are laid.
+//! Suites against real Postgres, real Kafka and the real executable; the independent oracle.
+//!
+//! Invariant: a suite can fail: nothing here stands in for the product, and the oracle shares no code
+//! with it. How to add a test: a function without arguments in a file under `suites`, and one line in
+//! that file's `TESTS`; it panics to fail. Deliberately absent: tests of pure code, which sit beside
+//! that code.
+
+#![expect(
+    clippy::missing_panics_doc,
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "this library is test code: a helper panics to fail its test, with what it found"
+)]
+
+pub mod harness;
+pub mod oracle;
+mod suites;
+
+use std::process::ExitCode;
+
+/// Runs the suites that the command line asks for, as `cargo test` passes it on, and prints which
+/// tests ran for each row of the fault catalogue.
+#[must_use]
+pub fn run() -> ExitCode {
+    harness::runner::run(&suites::all())
+}

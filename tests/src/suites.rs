@@ -1,0 +1,11 @@
+//! The suites: one file each, registered here.
+
+mod servers;
+
+use crate::harness::runner::Test;
+
+/// Returns all tests of all suites.
+pub(crate) fn all() -> Vec<Test> {
+    let suites: [&[Test]; 1] = [servers::TESTS];
+    suites.concat()
+}
