@@ -200,6 +200,9 @@ create table rejected_event (
     primary key (chain, record_offset, index)
 );
 create index rejected_event_part on rejected_event (chain, part);
+-- The order in which they are listed.
+create index rejected_event_newest
+    on rejected_event (record_at desc, chain desc, record_offset desc, index desc);
 
 create table duplicate (
     chain integer not null references chain,
