@@ -5,6 +5,7 @@
 //! rooms that own them bring along.
 
 pub mod clock;
+pub mod config;
 pub mod exit;
 pub mod health;
 pub mod http;
