@@ -1,0 +1,145 @@
+//! From a record's bytes to usage events: one module per format of messages.
+//!
+//! Invariant: a pure function of the bytes, the source's configuration and the price book (which
+//! providers it knows): no I/O, no clock, no panic; any bytes give at least one outcome, and each
+//! event of a record gives exactly one. Deliberately absent: prices, duplicates, the age of events.
+
+use std::sync::Arc;
+
+use domain::event::UsageEvent;
+use domain::price::PriceBook;
+use domain::reject::{Reason, Rejection};
+
+use crate::source_config::{Format, SourceConfig, SourceConfigError};
+
+mod envelope;
+mod envoy_ai_gateway;
+mod object;
+mod scan;
+#[cfg(test)]
+mod tests;
+
+use envoy_ai_gateway::EnvoyAiGateway;
+
+/// The largest record that is parsed, in bytes: 1 MiB, some thousand times an access log line. A
+/// larger one is rejected, so that its cost is that of its hash.
+pub const PAYLOAD_MAX: usize = 1024 * 1024;
+
+/// What one event of a record is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decoded<'a> {
+    /// Usage to post.
+    Event(UsageEvent<'a>),
+    /// Well-formed, and by the format's rule nothing to meter.
+    Ignored(Ignored),
+    /// No usage can be made of it.
+    Rejected(Rejection),
+}
+
+/// Why a well-formed event is not metered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Ignored {
+    /// The line is of a request to no model: it names none and has no usage.
+    NoModelRequest,
+}
+
+/// Decodes the records of one source. Cheap to share; holds no state between records.
+#[derive(Debug)]
+pub struct Decoder {
+    format: EnvoyAiGateway,
+}
+
+impl Decoder {
+    /// Makes the decoder of a source; the book says which segments of a provider's logged name are
+    /// providers.
+    ///
+    /// # Errors
+    ///
+    /// [`SourceConfigError::Setting`] where the configuration cannot work; the caller refuses to
+    /// start.
+    pub fn new(config: &SourceConfig, book: Arc<PriceBook>) -> Result<Self, SourceConfigError> {
+        config.validate()?;
+        match config.format {
+            Format::EnvoyAiGateway => Ok(Self {
+                format: EnvoyAiGateway::new(config, book),
+            }),
+        }
+    }
+
+    /// Returns the message's field that an event's time comes from, for rejections by age.
+    #[must_use]
+    pub fn time_field(&self) -> &str {
+        self.format.time_field()
+    }
+
+    /// Tells each event of a record: its index within the record from 0, its own bytes without
+    /// white space around them, and what it is. At least one; the indexes ascend by one.
+    ///
+    /// | payload | events |
+    /// | --- | --- |
+    /// | none (a tombstone), white space, an array of nothing | 1, rejected `empty` |
+    /// | above [`PAYLOAD_MAX`] | 1, rejected `too_large` |
+    /// | not UTF-8, not JSON, cut off, too deep | 1, rejected `not_json` |
+    /// | an object | 1 |
+    /// | an array | 1 per element; what is no object is rejected `not_an_object` |
+    /// | anything else | 1, rejected `not_an_object` |
+    ///
+    /// An object that is a shipper's envelope stands for the line inside (see `envelope`).
+    pub fn decode(&self, payload: Option<&[u8]>, emit: &mut dyn FnMut(u32, &[u8], Decoded<'_>)) {
+        let payload = payload.unwrap_or_default();
+        let bytes = payload.trim_ascii();
+        let mut reject = |rejection| emit(0, bytes, Decoded::Rejected(rejection));
+        if bytes.is_empty() {
+            return reject(Rejection::new(Reason::Empty, "", "the record has no value"));
+        }
+        if payload.len() > PAYLOAD_MAX {
+            let detail = format!("the record has {} bytes, more than 1 MiB", payload.len());
+            return reject(Rejection::new(Reason::TooLarge, "", detail));
+        }
+        let text = match std::str::from_utf8(bytes) {
+            Ok(text) => text,
+            Err(error) => {
+                let detail = format!("is not UTF-8 at byte {}", error.valid_up_to());
+                return reject(Rejection::new(Reason::NotJson, "", detail));
+            }
+        };
+        match envelope::elements(text) {
+            Ok(envelope::Elements::One) => self.decode_event(0, text, emit),
+            Ok(envelope::Elements::Many(elements)) => {
+                for (index, element) in (0..).zip(elements) {
+                    self.decode_event(index, element, emit);
+                }
+            }
+            Err(rejection) => reject(rejection),
+        }
+    }
+
+    /// Decodes one event: an object of the format, or an envelope around one.
+    fn decode_event(&self, index: u32, text: &str, emit: &mut dyn FnMut(u32, &[u8], Decoded<'_>)) {
+        let format = &self.format;
+        let outer = match envelope::read_element(format.fields(), text) {
+            Ok(outer) => outer,
+            Err(rejection) => return emit(index, text.as_bytes(), Decoded::Rejected(rejection)),
+        };
+        match envelope::line_inside(format.envelope_fields(), &outer) {
+            envelope::Inside::Line(line) => {
+                let line = line.trim_ascii();
+                let decoded = match object::Object::read(format.fields(), line) {
+                    Ok(inner) => format.decode(&inner, line.as_bytes()),
+                    Err(rejection) => Decoded::Rejected(rejection),
+                };
+                emit(index, line.as_bytes(), decoded);
+            }
+            envelope::Inside::Broken(rejection) if !format.is_metered(&outer) => {
+                emit(index, text.as_bytes(), Decoded::Rejected(rejection));
+            }
+            envelope::Inside::Broken(_) | envelope::Inside::Nothing => {
+                emit(
+                    index,
+                    text.as_bytes(),
+                    format.decode(&outer, text.as_bytes()),
+                );
+            }
+        }
+    }
+}
