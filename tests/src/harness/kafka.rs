@@ -27,7 +27,7 @@ const START: Duration = Duration::from_secs(120);
 /// How long one request to the broker may take.
 const REQUEST: Duration = Duration::from_secs(30);
 
-/// The version that `mvn` is asked for.
+/// The version that `scripts/kafka/pom.xml` names.
 const VERSION: &str = "4.1.0";
 
 /// A Kafka broker.
@@ -304,36 +304,36 @@ pub fn stop_shared() {
     }
 }
 
-/// Returns the folder of Kafka's jars: `TOLLBOOK_KAFKA_LIBS`, else `target/kafka/libs`, filled by
-/// Maven when it is empty.
+/// Returns the folder of Kafka's jars: `TOLLBOOK_KAFKA_LIBS`, else where `make setup` puts them,
+/// filled by Maven when they are not there.
 fn jars() -> &'static Path {
     static JARS: OnceLock<PathBuf> = OnceLock::new();
     JARS.get_or_init(|| {
         if let Some(given) = std::env::var_os("TOLLBOOK_KAFKA_LIBS") {
             return PathBuf::from(given);
         }
-        let folder = folders::built().join("../kafka");
-        let libs = folder.join("libs");
-        if !libs.join(format!("kafka_2.13-{VERSION}.jar")).exists() {
-            fetch_jars(&folder, &libs);
+        let libs = folders::built().join(format!("../kafka-{VERSION}"));
+        if !libs.join(format!("kafka-clients-{VERSION}.jar")).exists() {
+            fetch_jars(&libs);
         }
         libs.canonicalize().unwrap()
     })
 }
 
-fn fetch_jars(folder: &Path, libs: &Path) {
-    std::fs::create_dir_all(folder).unwrap();
-    let project = format!(
-        "<project><modelVersion>4.0.0</modelVersion><groupId>tollbook</groupId>\
-         <artifactId>kafka-jars</artifactId><version>1</version><dependencies><dependency>\
-         <groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId>\
-         <version>{VERSION}</version></dependency></dependencies></project>"
-    );
-    std::fs::write(folder.join("pom.xml"), project).unwrap();
-    let output = format!("-DoutputDirectory={}", libs.display());
+fn fetch_jars(libs: &Path) {
     let status = Command::new("mvn")
-        .args(["-q", "-B", "dependency:copy-dependencies", &output])
-        .current_dir(folder)
+        .args([
+            "-q",
+            "-B",
+            "-f",
+            "scripts/kafka/pom.xml",
+            "dependency:copy-dependencies",
+        ])
+        .args([
+            "-DincludeScope=runtime",
+            &format!("-DoutputDirectory={}", libs.display()),
+        ])
+        .current_dir(folders::workspace())
         .status()
         .expect("Kafka's jars come through Maven: install maven");
     assert!(status.success(), "mvn could not fetch Kafka's jars");
