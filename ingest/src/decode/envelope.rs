@@ -42,7 +42,8 @@ pub(super) fn elements(text: &str) -> Result<Elements<'_>, Rejection> {
         return Ok(Elements::One);
     }
     let mut elements = Vec::new();
-    Scanner::read_array(text, |element, _| elements.push(element)).map_err(rejection_of)?;
+    Scanner::read_array(text, |element| elements.push(element.whole(text)))
+        .map_err(rejection_of)?;
     if elements.is_empty() {
         return Err(Rejection::new(
             Reason::Empty,

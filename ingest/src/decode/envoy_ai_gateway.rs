@@ -320,14 +320,13 @@ impl EnvoyAiGateway {
     /// | below 400, or absent | others, or none | succeeded |
     fn outcome(&self, line: &Object<'_, '_>) -> Result<Outcome, Rejection> {
         let status = line.quantity(self.response_code)?;
-        let flags = line.text(self.response_flags)?.unwrap_or_default();
+        let flags = line.text(self.response_flags)?;
+        let is_abort = |flags: &str| flags.split(',').any(|flag| ABORT_FLAGS.contains(&flag));
         Ok(match status {
             Some(401 | 403 | 429) => Outcome::Refused,
             Some(400..) => Outcome::Failed,
             Some(0) => Outcome::Aborted,
-            Some(_) | None if flags.split(',').any(|flag| ABORT_FLAGS.contains(&flag)) => {
-                Outcome::Aborted
-            }
+            Some(_) | None if flags.as_deref().is_some_and(is_abort) => Outcome::Aborted,
             Some(_) | None => Outcome::Succeeded,
         })
     }

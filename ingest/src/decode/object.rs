@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use domain::meter::QUANTITY_MAX;
 use domain::reject::{Reason, Rejection};
 
-use super::scan::{Fault, Scanner, Value, hash_key};
+use super::scan::{Fault, Scanner, Span, Value, hash_key};
 
 /// The most characters of a faulty value that a rejection quotes.
 const QUOTED_CHARS_MAX: usize = 40;
@@ -100,7 +100,8 @@ fn place_in(hash: u64, size: usize) -> usize {
 /// One message, as far as its source's fields go.
 pub(super) struct Object<'a, 'f> {
     fields: &'f FieldSet,
-    values: Vec<Option<Value<'a>>>,
+    text: &'a str,
+    values: Vec<Option<Span>>,
 }
 
 impl<'a, 'f> Object<'a, 'f> {
@@ -119,7 +120,11 @@ impl<'a, 'f> Object<'a, 'f> {
             }
         })
         .map_err(rejection_of)?;
-        Ok(Self { fields, values })
+        Ok(Self {
+            fields,
+            text,
+            values,
+        })
     }
 
     /// Returns a field's configured name.
@@ -130,12 +135,11 @@ impl<'a, 'f> Object<'a, 'f> {
     /// Returns a field's value as it stands; `None` where there is none, or `null`.
     pub(super) fn value(&self, field: FieldId) -> Option<Value<'a>> {
         let field = self.fields.fields.get(field.0)?;
-        let value = match self.values.get(field.exact).copied().flatten() {
-            Some(value) => value,
-            None => {
-                let (key, rest) = field.path.as_ref()?;
-                step_into(self.values.get(*key).copied().flatten()?, rest)?
-            }
+        let value_of = |key: usize| Some(self.values.get(key).copied()??.in_text(self.text));
+        let value = match (value_of(field.exact), &field.path) {
+            (Some(value), _) => value,
+            (None, Some((key, rest))) => step_into(value_of(*key)?, rest)?,
+            (None, None) => return None,
         };
         (value != Value::Null).then_some(value)
     }
@@ -206,18 +210,18 @@ fn step_into<'a>(value: Value<'a>, path: &str) -> Option<Value<'a>> {
     match value {
         Value::Object(text) => Scanner::read_object(text, |_, key, value| {
             if key == path {
-                exact = Some(value);
+                exact = Some(value.in_text(text));
             } else if key == head {
-                step = Some(value);
+                step = Some(value.in_text(text));
             }
         })
         .ok()?,
         Value::Array(text) => {
             let wanted = position_of(head)?;
             let mut position = 0;
-            Scanner::read_array(text, |_, value| {
+            Scanner::read_array(text, |value| {
                 if position == wanted {
-                    step = Some(value);
+                    step = Some(value.in_text(text));
                 }
                 position += 1;
             })

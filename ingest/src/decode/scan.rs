@@ -50,6 +50,11 @@ pub(super) enum Fault {
     DuplicateKey { key: String },
 }
 
+/// The scanner stopped at a fault, which it keeps: results that travel up from each value stay
+/// small enough for registers, which halves the time of a line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stopped;
+
 /// A string escape that names one half of a surrogate pair: no Unicode text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct LoneSurrogate;
@@ -70,115 +75,188 @@ impl<'a> RawText<'a> {
     }
 }
 
+/// What a value is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Null,
+    False,
+    True,
+    Number,
+    Text,
+    EscapedText,
+    Object,
+    Array,
+}
+
+/// Where a value stands in its text: 12 bytes, so that a line's values travel in registers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Span {
+    kind: Kind,
+    start: u32,
+    end: u32,
+}
+
+impl Span {
+    fn new(kind: Kind, start: usize, end: usize) -> Self {
+        // Texts are at most PAYLOAD_MAX long; of a longer one no part would be found again.
+        let offset = |at| u32::try_from(at).unwrap_or(u32::MAX);
+        Self {
+            kind,
+            start: offset(start),
+            end: offset(end),
+        }
+    }
+
+    /// Returns the value that stands there. Both ends lie beside an ASCII character, so at the edge
+    /// of a character.
+    pub(super) fn in_text(self, text: &str) -> Value<'_> {
+        let span = self.slice(text);
+        match self.kind {
+            Kind::Null => Value::Null,
+            Kind::False => Value::Bool(false),
+            Kind::True => Value::Bool(true),
+            Kind::Number => Value::Number(span),
+            Kind::Text => Value::Text(RawText {
+                raw: span,
+                has_escape: false,
+            }),
+            Kind::EscapedText => Value::Text(RawText {
+                raw: span,
+                has_escape: true,
+            }),
+            Kind::Object => Value::Object(span),
+            Kind::Array => Value::Array(span),
+        }
+    }
+
+    /// Returns all of the value's text, a string's quotes included.
+    pub(super) fn whole(self, text: &str) -> &str {
+        let quote = u32::from(matches!(self.kind, Kind::Text | Kind::EscapedText));
+        Self {
+            start: self.start.saturating_sub(quote),
+            end: self.end + quote,
+            ..self
+        }
+        .slice(text)
+    }
+
+    fn slice(self, text: &str) -> &str {
+        let index = |at| usize::try_from(at).unwrap_or(usize::MAX);
+        text.get(index(self.start)..index(self.end))
+            .unwrap_or_default()
+    }
+}
+
 /// Reads one text from its start.
 pub(super) struct Scanner<'a> {
     text: &'a str,
     at: usize,
-    keys: KeyStack<'a>,
+    keys: KeyStack,
+    fault: Option<Fault>,
 }
 
 impl<'a> Scanner<'a> {
-    pub(super) fn new(text: &'a str) -> Self {
-        Self {
-            text,
-            at: 0,
-            keys: KeyStack::new(),
-        }
-    }
-
-    /// Reads the one object that the text holds, and tells its members in their order.
+    /// Reads the one object that the text holds, and tells its members in their order: the hash of
+    /// the key by [`hash_key`], the key, and where the value stands.
     pub(super) fn read_object(
         text: &'a str,
-        mut member: impl FnMut(u64, &str, Value<'a>),
+        mut member: impl FnMut(u64, &str, Span),
     ) -> Result<(), Fault> {
-        let mut scanner = Self::new(text);
+        let mut scanner = Self::new(text, KeyStack::checking());
         scanner.skip_white();
-        scanner.object(1, &mut member)?;
-        scanner.expect_end()
+        let read = scanner.object(1, &mut member);
+        scanner.finish(read)
     }
 
-    /// Reads the one array that the text holds, and tells the span of each element. Keys that occur
+    /// Reads the one array that the text holds, and tells where each element stands. Keys that occur
     /// twice are left to whoever reads the element.
-    pub(super) fn read_array(
-        text: &'a str,
-        mut element: impl FnMut(&'a str, Value<'a>),
-    ) -> Result<(), Fault> {
-        let mut scanner = Self::new(text);
-        scanner.keys.is_off = true;
+    pub(super) fn read_array(text: &'a str, mut element: impl FnMut(Span)) -> Result<(), Fault> {
+        let mut scanner = Self::new(text, KeyStack::unchecked());
         scanner.skip_white();
-        scanner.array(1, &mut element)?;
-        scanner.expect_end()
+        let read = scanner.array(1, &mut element);
+        scanner.finish(read)
     }
 
     /// Reads the one value that the text holds.
     pub(super) fn read_value(text: &'a str) -> Result<Value<'a>, Fault> {
-        let mut scanner = Self::new(text);
+        let mut scanner = Self::new(text, KeyStack::checking());
         scanner.skip_white();
-        let value = scanner.value(0)?;
-        scanner.expect_end()?;
-        Ok(value)
+        let read = scanner.value(0);
+        scanner.finish(read).map(|span| span.in_text(text))
     }
 
-    fn expect_end(&mut self) -> Result<(), Fault> {
-        self.skip_white();
-        if self.at == self.text.len() {
-            Ok(())
-        } else {
-            Err(self.syntax("nothing more"))
+    fn new(text: &'a str, keys: KeyStack) -> Self {
+        Self {
+            text,
+            at: 0,
+            keys,
+            fault: None,
         }
     }
 
-    fn value(&mut self, depth: usize) -> Result<Value<'a>, Fault> {
+    fn finish<T>(mut self, read: Result<T, Stopped>) -> Result<T, Fault> {
+        let read = read.and_then(|value| {
+            self.skip_white();
+            if self.at == self.text.len() {
+                Ok(value)
+            } else {
+                Err(self.syntax("nothing more"))
+            }
+        });
+        read.map_err(|Stopped| self.fault.unwrap_or(Fault::CutOff))
+    }
+
+    fn value(&mut self, depth: usize) -> Result<Span, Stopped> {
         let start = self.at;
-        match self.peek() {
-            Some(b'"') => Ok(Value::Text(self.string()?)),
+        let kind = match self.peek() {
+            Some(b'"') => return self.string(),
             Some(b'{') => {
                 self.object(depth + 1, &mut |_, _, _| ())?;
-                Ok(Value::Object(self.since(start)))
+                Kind::Object
             }
             Some(b'[') => {
-                self.array(depth + 1, &mut |_, _| ())?;
-                Ok(Value::Array(self.since(start)))
+                self.array(depth + 1, &mut |_| ())?;
+                Kind::Array
             }
-            Some(b'n') => self.literal("null", Value::Null),
-            Some(b't') => self.literal("true", Value::Bool(true)),
-            Some(b'f') => self.literal("false", Value::Bool(false)),
-            Some(b'-' | b'0'..=b'9') => self.number(),
-            Some(_) => Err(self.syntax("a value")),
-            None => Err(Fault::CutOff),
-        }
+            Some(b'n') => self.literal("null", Kind::Null)?,
+            Some(b't') => self.literal("true", Kind::True)?,
+            Some(b'f') => self.literal("false", Kind::False)?,
+            Some(b'-' | b'0'..=b'9') => self.number()?,
+            Some(_) | None => return Err(self.syntax("a value")),
+        };
+        Ok(Span::new(kind, start, self.at))
     }
 
     fn object(
         &mut self,
         depth: usize,
-        member: &mut dyn FnMut(u64, &str, Value<'a>),
-    ) -> Result<(), Fault> {
+        member: &mut dyn FnMut(u64, &str, Span),
+    ) -> Result<(), Stopped> {
         self.descend(depth, b'{', "an object")?;
         let mut keys = self.keys.open();
         self.skip_white();
-        if self.peek() == Some(b'}') {
-            self.at += 1;
+        if self.skip_if(|byte| byte == b'}') {
             return Ok(());
         }
         loop {
             if self.peek() != Some(b'"') {
-                return Err(self.syntax_or_end("a key in quotes"));
+                return Err(self.syntax("a key in quotes"));
             }
-            let key_at = self.at;
-            let raw_key = self.string()?;
-            let key = raw_key.decode().map_err(|LoneSurrogate| Fault::Syntax {
-                at: key_at,
-                expected: "a key without half of a surrogate pair",
-            })?;
-            let hash = hash_key(key.as_bytes());
-            self.keys.take(&mut keys, hash, &key)?;
+            let key_span = self.string()?;
             self.skip_white();
             self.byte(b':', "a colon")?;
             self.skip_white();
             let value = self.value(depth)?;
+            let key = self.key_at(key_span)?;
+            let hash = hash_key(key.as_bytes());
             member(hash, &key, value);
-            self.keys.push(&mut keys, hash, key);
+            if self
+                .keys
+                .add(&mut keys, hash, key_span, key, self.text)
+                .is_err()
+            {
+                return Err(self.duplicate(key_span));
+            }
             if !self.has_next(b'}')? {
                 self.keys.close(&keys);
                 return Ok(());
@@ -186,36 +264,50 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    fn array(
-        &mut self,
-        depth: usize,
-        element: &mut dyn FnMut(&'a str, Value<'a>),
-    ) -> Result<(), Fault> {
+    fn key_at(&mut self, span: Span) -> Result<Cow<'a, str>, Stopped> {
+        if span.kind == Kind::Text {
+            return Ok(Cow::Borrowed(span.slice(self.text)));
+        }
+        unescape(span.slice(self.text))
+            .map(Cow::Owned)
+            .map_err(|LoneSurrogate| {
+                self.at = usize::try_from(span.start).unwrap_or(self.at);
+                self.syntax("a key without half of a surrogate pair")
+            })
+    }
+
+    #[cold]
+    fn duplicate(&mut self, key: Span) -> Stopped {
+        let key = self.key_at(key).map(Cow::into_owned).unwrap_or_default();
+        self.fault = Some(Fault::DuplicateKey { key });
+        Stopped
+    }
+
+    fn array(&mut self, depth: usize, element: &mut dyn FnMut(Span)) -> Result<(), Stopped> {
         self.descend(depth, b'[', "an array")?;
         self.skip_white();
-        if self.peek() == Some(b']') {
-            self.at += 1;
+        if self.skip_if(|byte| byte == b']') {
             return Ok(());
         }
         loop {
-            let start = self.at;
             let value = self.value(depth)?;
-            element(self.since(start), value);
+            element(value);
             if !self.has_next(b']')? {
                 return Ok(());
             }
         }
     }
 
-    fn descend(&mut self, depth: usize, open: u8, expected: &'static str) -> Result<(), Fault> {
+    fn descend(&mut self, depth: usize, open: u8, expected: &'static str) -> Result<(), Stopped> {
         if depth > DEPTH_MAX {
-            return Err(Fault::TooDeep { at: self.at });
+            self.fault = Some(Fault::TooDeep { at: self.at });
+            return Err(Stopped);
         }
         self.byte(open, expected)
     }
 
     /// Reads the comma before another member, or the end of the object or array.
-    fn has_next(&mut self, close: u8) -> Result<bool, Fault> {
+    fn has_next(&mut self, close: u8) -> Result<bool, Stopped> {
         self.skip_white();
         match self.peek() {
             Some(b',') => {
@@ -227,58 +319,50 @@ impl<'a> Scanner<'a> {
                 self.at += 1;
                 Ok(false)
             }
-            _ => Err(self.syntax_or_end("a comma or the end")),
+            Some(_) | None => Err(self.syntax("a comma or the end")),
         }
     }
 
-    /// Reads a string from quote to quote.
-    fn string(&mut self) -> Result<RawText<'a>, Fault> {
+    /// Reads a string from quote to quote; the span is what lies between.
+    fn string(&mut self) -> Result<Span, Stopped> {
         self.at += 1;
         let start = self.at;
-        let mut has_escape = false;
+        let mut kind = Kind::Text;
         loop {
             self.at += plain_length(self.rest());
             match self.peek() {
                 Some(b'"') => {
-                    let raw = self.since(start);
+                    let span = Span::new(kind, start, self.at);
                     self.at += 1;
-                    return Ok(RawText { raw, has_escape });
+                    return Ok(span);
                 }
                 Some(b'\\') => {
-                    has_escape = true;
+                    kind = Kind::EscapedText;
                     self.escape()?;
                 }
-                Some(_) => return Err(self.syntax("no control character in a string")),
-                None => return Err(Fault::CutOff),
+                Some(_) | None => return Err(self.syntax("no control character in a string")),
             }
         }
     }
 
-    fn escape(&mut self) -> Result<(), Fault> {
-        let (escaped, digits) = match self.rest() {
-            [_, escaped, digits @ ..] => (*escaped, digits),
-            _ => return Err(Fault::CutOff),
-        };
-        match escaped {
-            b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => self.at += 2,
-            b'u' => {
-                let count = digits
-                    .iter()
-                    .take(4)
-                    .take_while(|d| d.is_ascii_hexdigit())
-                    .count();
-                self.at += 2 + count;
-                if count < 4 {
-                    return Err(self.syntax_or_end("four hexadecimal digits"));
+    fn escape(&mut self) -> Result<(), Stopped> {
+        self.at += 1;
+        match self.peek() {
+            Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => self.at += 1,
+            Some(b'u') => {
+                self.at += 1;
+                for _ in 0..4 {
+                    if !self.skip_if(|byte| byte.is_ascii_hexdigit()) {
+                        return Err(self.syntax("four hexadecimal digits"));
+                    }
                 }
             }
-            _ => return Err(self.syntax("an escape")),
+            Some(_) | None => return Err(self.syntax("an escape")),
         }
         Ok(())
     }
 
-    fn number(&mut self) -> Result<Value<'a>, Fault> {
-        let start = self.at;
+    fn number(&mut self) -> Result<Kind, Stopped> {
         self.skip_if(|byte| byte == b'-');
         if !self.skip_if(|byte| byte == b'0') {
             self.digits()?;
@@ -290,36 +374,31 @@ impl<'a> Scanner<'a> {
             self.skip_if(|byte| matches!(byte, b'+' | b'-'));
             self.digits()?;
         }
-        Ok(Value::Number(self.since(start)))
+        Ok(Kind::Number)
     }
 
-    fn digits(&mut self) -> Result<(), Fault> {
-        let count = self
-            .rest()
-            .iter()
-            .take_while(|byte| byte.is_ascii_digit())
-            .count();
-        if count == 0 {
-            return Err(self.syntax_or_end("a digit"));
+    fn digits(&mut self) -> Result<(), Stopped> {
+        if !self.skip_if(|byte| byte.is_ascii_digit()) {
+            return Err(self.syntax("a digit"));
         }
-        self.at += count;
+        while self.skip_if(|byte| byte.is_ascii_digit()) {}
         Ok(())
     }
 
-    fn literal(&mut self, word: &'static str, value: Value<'a>) -> Result<Value<'a>, Fault> {
+    fn literal(&mut self, word: &'static str, kind: Kind) -> Result<Kind, Stopped> {
         if self.rest().starts_with(word.as_bytes()) {
             self.at += word.len();
-            return Ok(value);
+            return Ok(kind);
         }
         if word.as_bytes().starts_with(self.rest()) {
-            return Err(Fault::CutOff);
+            self.at = self.text.len();
         }
         Err(self.syntax(word))
     }
 
-    fn byte(&mut self, byte: u8, expected: &'static str) -> Result<(), Fault> {
+    fn byte(&mut self, byte: u8, expected: &'static str) -> Result<(), Stopped> {
         if self.peek() != Some(byte) {
-            return Err(self.syntax_or_end(expected));
+            return Err(self.syntax(expected));
         }
         self.at += 1;
         Ok(())
@@ -345,118 +424,156 @@ impl<'a> Scanner<'a> {
         self.text.as_bytes().get(self.at..).unwrap_or_default()
     }
 
-    /// Returns the text from `start` to here. Both stand beside an ASCII character, so at the edge
-    /// of a character.
-    fn since(&self, start: usize) -> &'a str {
-        self.text.get(start..self.at).unwrap_or_default()
-    }
-
-    const fn syntax(&self, expected: &'static str) -> Fault {
-        Fault::Syntax {
-            at: self.at,
-            expected,
-        }
-    }
-
-    const fn syntax_or_end(&self, expected: &'static str) -> Fault {
-        if self.at >= self.text.len() {
+    /// Keeps the fault at this place: cut off where the text is at its end.
+    #[cold]
+    fn syntax(&mut self, expected: &'static str) -> Stopped {
+        let at = self.at;
+        let is_end = at >= self.text.len();
+        self.fault = Some(if is_end {
             Fault::CutOff
         } else {
-            self.syntax(expected)
-        }
+            Fault::Syntax { at, expected }
+        });
+        Stopped
     }
 }
 
 /// The keys of the objects that are open, innermost last.
-struct KeyStack<'a> {
+struct KeyStack {
     hashes: Vec<u64>,
-    keys: Vec<Cow<'a, str>>,
-    is_off: bool,
+    spans: Vec<Span>,
+    is_checked: bool,
 }
 
 /// The keys of one open object: from where on the stack, and all of them where they are many.
 struct OpenKeys<'a> {
     base: usize,
+    /// A bit for each key's hash: where it is not set, the key is new.
+    seen: [u64; 8],
     many: Option<BTreeSet<Cow<'a, str>>>,
 }
 
-impl<'a> KeyStack<'a> {
-    fn new() -> Self {
+/// The object has this key already.
+struct Twice;
+
+impl OpenKeys<'_> {
+    /// Notes the hash; says whether a key with it may have been there before.
+    fn may_hold(&mut self, hash: u64) -> bool {
+        let bit = 1 << (hash & 63);
+        let word = usize::try_from((hash >> 6) & 7).unwrap_or(0);
+        let Some(seen) = self.seen.get_mut(word) else {
+            return true;
+        };
+        let may_hold = *seen & bit != 0;
+        *seen |= bit;
+        may_hold
+    }
+}
+
+impl KeyStack {
+    fn checking() -> Self {
         let keys = LINEAR_KEYS_MAX / 2;
+        let (hashes, spans) = (Vec::with_capacity(keys), Vec::with_capacity(keys));
         Self {
-            hashes: Vec::with_capacity(keys),
-            keys: Vec::with_capacity(keys),
-            is_off: false,
+            hashes,
+            spans,
+            is_checked: true,
         }
     }
 
-    const fn open(&self) -> OpenKeys<'a> {
+    const fn unchecked() -> Self {
+        Self {
+            hashes: Vec::new(),
+            spans: Vec::new(),
+            is_checked: false,
+        }
+    }
+
+    const fn open<'a>(&self) -> OpenKeys<'a> {
         OpenKeys {
-            base: self.keys.len(),
+            base: self.hashes.len(),
+            seen: [0; 8],
             many: None,
         }
     }
 
-    /// Refuses a key that the object has already.
-    fn take(&self, open: &mut OpenKeys<'a>, hash: u64, key: &str) -> Result<(), Fault> {
-        if self.is_off {
+    fn add<'a>(
+        &mut self,
+        open: &mut OpenKeys<'a>,
+        hash: u64,
+        span: Span,
+        key: Cow<'a, str>,
+        text: &'a str,
+    ) -> Result<(), Twice> {
+        if !self.is_checked {
             return Ok(());
         }
-        let is_known = match &open.many {
-            Some(many) => many.contains(key),
-            None => {
-                let hashes = self.hashes.get(open.base..).unwrap_or_default();
-                let keys = self.keys.get(open.base..).unwrap_or_default();
-                hashes.contains(&hash)
-                    && hashes
-                        .iter()
-                        .zip(keys)
-                        .any(|(known, name)| *known == hash && name == key)
-            }
-        };
-        if is_known {
-            Err(Fault::DuplicateKey {
-                key: key.to_owned(),
-            })
-        } else {
-            Ok(())
-        }
-    }
-
-    fn push(&mut self, open: &mut OpenKeys<'a>, hash: u64, key: Cow<'a, str>) {
-        if self.is_off {
-            return;
-        }
         if let Some(many) = &mut open.many {
-            many.insert(key);
-            return;
+            return if many.insert(key) { Ok(()) } else { Err(Twice) };
+        }
+        if open.may_hold(hash) {
+            let hashes = self.hashes.get(open.base..).unwrap_or_default();
+            let spans = self.spans.get(open.base..).unwrap_or_default();
+            let mut equal = hashes
+                .iter()
+                .zip(spans)
+                .filter(|(known, _)| **known == hash);
+            if equal.any(|(_, span)| key_text(*span, text) == key) {
+                return Err(Twice);
+            }
         }
         self.hashes.push(hash);
-        self.keys.push(key);
-        if self.keys.len() - open.base > LINEAR_KEYS_MAX {
+        self.spans.push(span);
+        if self.hashes.len() - open.base > LINEAR_KEYS_MAX {
             self.hashes.truncate(open.base);
-            open.many = Some(self.keys.drain(open.base..).collect());
+            open.many = Some(
+                self.spans
+                    .drain(open.base..)
+                    .map(|s| key_text(s, text))
+                    .collect(),
+            );
         }
+        Ok(())
     }
 
-    fn close(&mut self, open: &OpenKeys<'a>) {
+    fn close(&mut self, open: &OpenKeys<'_>) {
         self.hashes.truncate(open.base);
-        self.keys.truncate(open.base);
+        self.spans.truncate(open.base);
     }
 }
 
-/// Hashes a key, eight bytes at a time. Not against an adversary: equal hashes are compared, and an
-/// object of many keys does not use it.
+/// Returns a key that was read before, so whose escapes are known to be text.
+fn key_text(span: Span, text: &str) -> Cow<'_, str> {
+    let raw = span.slice(text);
+    match span.kind {
+        Kind::EscapedText => unescape(raw).map_or(Cow::Borrowed(raw), Cow::Owned),
+        _ => Cow::Borrowed(raw),
+    }
+}
+
+/// Hashes a key by its length and its first, middle and last eight bytes: without a loop, whose end
+/// the processor would guess wrong for each key. Not against an adversary: equal hashes are compared,
+/// and an object of many keys does not use it.
 pub(super) fn hash_key(key: &[u8]) -> u64 {
     const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
-    let mut hash = u64::try_from(key.len()).unwrap_or(u64::MAX);
-    let (words, rest) = key.as_chunks::<8>();
-    for word in words {
-        hash = (hash.rotate_left(5) ^ u64::from_le_bytes(*word)).wrapping_mul(FACTOR);
-    }
-    let mut last = [0; 8];
-    last.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
-    hash = (hash.rotate_left(5) ^ u64::from_le_bytes(last)).wrapping_mul(FACTOR);
+    let length = u64::try_from(key.len()).unwrap_or(u64::MAX);
+    let middle = key
+        .get((key.len() / 2).saturating_sub(4)..)
+        .unwrap_or_default();
+    let words = [
+        key.first_chunk::<8>(),
+        middle.first_chunk::<8>(),
+        key.last_chunk::<8>(),
+    ];
+    let hash = if let [Some(first), Some(middle), Some(last)] = words {
+        let [first, middle, last] = [first, middle, last].map(|word| u64::from_le_bytes(*word));
+        let ends = (first ^ length).wrapping_mul(FACTOR) ^ last.rotate_left(32);
+        (ends.wrapping_mul(FACTOR) ^ middle).wrapping_mul(FACTOR)
+    } else {
+        key.iter().fold(length, |hash, byte| {
+            (hash ^ u64::from(*byte)).wrapping_mul(FACTOR)
+        })
+    };
     hash ^ (hash >> 32)
 }
 
