@@ -1,1 +1,31 @@
-//! Placeholder while the rooms are laid.
+//! Ingest: from log to ledger.
+//!
+//! The walk of a record: `poll` reads it under an open `assignment` (made by `opening`), `batch`
+//! keeps its bytes, `folding` decodes (`decode`), prices and folds it on a thread of its own,
+//! `pipeline` commits it in one transaction (`store`), and the head goes back to Kafka as the
+//! metadata of the group's offset. Beside it `watch` looks whether the log is still the same.
+//!
+//! Invariant: every record of every source partition is folded exactly once, whatever crashes.
+//! Deliberately absent: SQL (`store`), prices and sums (`domain`), command lines (`tollbook`).
+
+mod assignment;
+mod batch;
+pub mod config;
+pub mod decode;
+mod error;
+mod folding;
+mod gaps;
+pub mod kafka;
+mod observe;
+mod opening;
+mod pipeline;
+mod poll;
+mod rules;
+mod session;
+pub mod source_config;
+mod watch;
+
+pub use error::{IngestError, exit_of_store};
+pub use pipeline::head_metadata;
+pub use rules::{Rules, UnusableRules};
+pub use session::{IngestSettings, Mode, Summary, run};

@@ -1,0 +1,181 @@
+//! Records as they came from Kafka, gathered into a batch.
+//!
+//! Invariant: a batch owns its bytes, so that it can be folded again when a price changed or a
+//! partition was lost, without asking Kafka. Bounded by count and by bytes.
+
+use std::sync::Arc;
+
+use domain::hash::Hash128;
+use domain::ids::Offset;
+use domain::part::PAYLOAD_KEPT_MAX;
+use domain::time::UnixMs;
+use rdkafka::Message;
+use rdkafka::message::BorrowedMessage;
+use store::claim::Fingerprint;
+
+use crate::assignment::Assignment;
+use crate::decode::PAYLOAD_MAX;
+use crate::kafka::fingerprint;
+
+/// A record's value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Payload {
+    /// No value: a tombstone.
+    None,
+    /// The bytes at this range of the batch.
+    Held {
+        /// The first byte.
+        start: usize,
+        /// The byte after the last.
+        end: usize,
+    },
+    /// Larger than is parsed: only what a rejection keeps.
+    Oversized {
+        /// The first bytes.
+        kept: Vec<u8>,
+        /// The full length.
+        bytes: u64,
+        /// The hash of all bytes.
+        digest: Hash128,
+        /// The record's fingerprint, taken while all of it was at hand.
+        fingerprint: Hash128,
+    },
+}
+
+/// One record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Record {
+    /// Its offset.
+    pub(crate) offset: Offset,
+    /// When the broker says it was written; the first instant where it does not say.
+    pub(crate) time: UnixMs,
+    /// Its value.
+    pub(crate) payload: Payload,
+}
+
+/// The records of one assignment, in the order of their offsets.
+pub(crate) struct Slice {
+    /// Whose they are.
+    pub(crate) assignment: Arc<Assignment>,
+    /// The records; never empty.
+    pub(crate) records: Vec<Record>,
+    tail_time: i64,
+    tail_key: Option<Vec<u8>>,
+}
+
+/// Records of several partitions, to be folded in one transaction.
+#[derive(Default)]
+pub(crate) struct RawBatch {
+    /// One slice per partition.
+    pub(crate) slices: Vec<Slice>,
+    bytes: Vec<u8>,
+    records: usize,
+}
+
+impl RawBatch {
+    /// Adds a record at the end of its partition's slice.
+    pub(crate) fn push(&mut self, assignment: &Arc<Assignment>, message: &BorrowedMessage<'_>) {
+        let payload = match message.payload() {
+            None => Payload::None,
+            Some(value) if value.len() > PAYLOAD_MAX => Payload::Oversized {
+                kept: value.get(..PAYLOAD_KEPT_MAX).unwrap_or(value).to_vec(),
+                bytes: value.len() as u64,
+                digest: Hash128::of(value),
+                fingerprint: fingerprint(
+                    message.timestamp().to_millis().unwrap_or(-1),
+                    message.key(),
+                    Some(value),
+                ),
+            },
+            Some(value) => {
+                let start = self.bytes.len();
+                self.bytes.extend_from_slice(value);
+                Payload::Held {
+                    start,
+                    end: self.bytes.len(),
+                }
+            }
+        };
+        let tail_time = message.timestamp().to_millis().unwrap_or(-1);
+        let record = Record {
+            offset: Offset(message.offset()),
+            time: UnixMs::new(tail_time).unwrap_or(UnixMs::FIRST),
+            payload,
+        };
+        self.records += 1;
+        let slice = self.slice_of(assignment);
+        slice.records.push(record);
+        slice.tail_time = tail_time;
+        match (&mut slice.tail_key, message.key()) {
+            (Some(kept), Some(key)) => {
+                kept.clear();
+                kept.extend_from_slice(key);
+            }
+            (kept, key) => *kept = key.map(<[u8]>::to_vec),
+        }
+    }
+
+    fn slice_of(&mut self, assignment: &Arc<Assignment>) -> &mut Slice {
+        let found = self
+            .slices
+            .iter()
+            .position(|slice| slice.assignment.id == assignment.id);
+        let index = found.unwrap_or_else(|| {
+            self.slices.push(Slice {
+                assignment: Arc::clone(assignment),
+                records: Vec::new(),
+                tail_time: -1,
+                tail_key: None,
+            });
+            self.slices.len() - 1
+        });
+        &mut self.slices[index]
+    }
+
+    /// Returns the number of records.
+    #[must_use]
+    pub(crate) const fn records(&self) -> usize {
+        self.records
+    }
+
+    /// Returns the number of bytes held.
+    #[must_use]
+    pub(crate) const fn bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Returns the bytes of a payload; `None` for a tombstone or an oversized one.
+    #[must_use]
+    pub(crate) fn payload(&self, payload: &Payload) -> Option<&[u8]> {
+        match payload {
+            Payload::Held { start, end } => self.bytes.get(*start..*end),
+            Payload::None | Payload::Oversized { .. } => None,
+        }
+    }
+
+    /// Returns the fingerprint of a slice's last record.
+    #[must_use]
+    pub(crate) fn tail(&self, slice: &Slice) -> Option<Fingerprint> {
+        let last = slice.records.last()?;
+        let hash = match &last.payload {
+            Payload::Oversized { fingerprint, .. } => *fingerprint,
+            held => fingerprint(
+                slice.tail_time,
+                slice.tail_key.as_deref(),
+                self.payload(held),
+            ),
+        };
+        Some(Fingerprint {
+            offset: last.offset,
+            hash,
+        })
+    }
+
+    /// Drops the slices whose assignment has ended; says whether any was dropped.
+    pub(crate) fn drop_ended(&mut self) -> bool {
+        let before = self.slices.len();
+        self.slices.retain(|slice| slice.assignment.is_open());
+        self.records = self.slices.iter().map(|slice| slice.records.len()).sum();
+        before != self.slices.len()
+    }
+}

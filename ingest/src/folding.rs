@@ -1,0 +1,248 @@
+//! The folding thread: raw batches into folded ones.
+//!
+//! Invariant: the same records under the same rules fold to the same rows, however often they are
+//! folded. Deliberately absent: Postgres and Kafka.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use domain::event::AgeRule;
+use domain::fold::{BatchFold, Folder};
+use domain::ids::{PartRef, Place, Version};
+use domain::part::RejectedEvent;
+use domain::reject::{Reason, Rejection};
+use domain::time::UnixMs;
+use parking_lot::RwLock;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::assignment::Assignment;
+use crate::batch::{Payload, RawBatch, Record};
+use crate::decode::{Decoded, Decoder};
+use crate::rules::Rules;
+
+/// The floors of the sources, below which ids are gone; refreshed beside the pipeline.
+#[derive(Default)]
+pub(crate) struct Floors {
+    by_source: RwLock<HashMap<usize, UnixMs>>,
+}
+
+impl Floors {
+    /// Returns the floor of a source by its index; `None` for a new one.
+    #[must_use]
+    pub(crate) fn of(&self, source: usize) -> Option<UnixMs> {
+        self.by_source.read().get(&source).copied()
+    }
+
+    /// Raises the floor of a source; it never falls.
+    pub(crate) fn raise(&self, source: usize, floor: UnixMs) {
+        let mut floors = self.by_source.write();
+        let known = floors.entry(source).or_insert(floor);
+        *known = (*known).max(floor);
+    }
+}
+
+/// A batch, folded, with the records that it came from.
+pub(crate) struct Folded {
+    /// The records, in case they must be folded again.
+    pub(crate) raw: RawBatch,
+    /// The rows; ids taken. One part per slice of `raw`, in its order.
+    pub(crate) fold: BatchFold,
+    /// The floor that each slice was folded under.
+    pub(crate) floors: Vec<Option<UnixMs>>,
+    /// The price book's version that priced it.
+    pub(crate) prices: Version,
+    /// The source configuration's version that decoded it.
+    pub(crate) sources: Version,
+}
+
+enum Request {
+    Fold(RawBatch, Vec<PartRef>, oneshot::Sender<Folded>),
+    Use(Arc<Rules>),
+}
+
+/// The way to the folding thread.
+#[derive(Clone)]
+pub(crate) struct FoldingThread {
+    requests: mpsc::Sender<Request>,
+}
+
+/// The folding thread is gone: it panicked, and the process stops.
+#[derive(Debug, thiserror::Error)]
+#[error("the folding thread ended")]
+pub(crate) struct FoldingEnded;
+
+impl FoldingThread {
+    /// Makes the thread's mailbox and its work, to be run on a thread of its own.
+    pub(crate) fn prepare(rules: Arc<Rules>, floors: Arc<Floors>) -> (Self, impl FnOnce() + Send) {
+        // One folds, one refolds at most; the third waits with its sender.
+        let (requests, mailbox) = mpsc::channel(2);
+        (Self { requests }, move || serve(mailbox, rules, &floors))
+    }
+
+    /// Folds a batch whose slices become these parts, in the same order.
+    ///
+    /// # Errors
+    ///
+    /// [`FoldingEnded`]; stop the process.
+    pub(crate) async fn fold(
+        &self,
+        raw: RawBatch,
+        parts: Vec<PartRef>,
+    ) -> Result<Folded, FoldingEnded> {
+        let (reply, answer) = oneshot::channel();
+        let request = Request::Fold(raw, parts, reply);
+        self.requests
+            .send(request)
+            .await
+            .map_err(|_| FoldingEnded)?;
+        answer.await.map_err(|_| FoldingEnded)
+    }
+
+    /// Folds everything from now on by other rules.
+    ///
+    /// # Errors
+    ///
+    /// [`FoldingEnded`]; stop the process.
+    pub(crate) async fn change_rules(&self, rules: Arc<Rules>) -> Result<(), FoldingEnded> {
+        self.requests
+            .send(Request::Use(rules))
+            .await
+            .map_err(|_| FoldingEnded)
+    }
+}
+
+fn serve(mut mailbox: mpsc::Receiver<Request>, mut rules: Arc<Rules>, floors: &Floors) {
+    let mut folder = Folder::new(Arc::clone(&rules.book));
+    while let Some(request) = mailbox.blocking_recv() {
+        match request {
+            Request::Use(changed) => {
+                folder = Folder::new(Arc::clone(&changed.book));
+                rules = changed;
+            }
+            Request::Fold(raw, parts, reply) => {
+                let folded = fold_batch(&mut folder, &rules, floors, raw, &parts);
+                // Nobody waits any more only where the pipeline ended.
+                drop(reply.send(folded));
+            }
+        }
+    }
+}
+
+fn fold_batch(
+    folder: &mut Folder,
+    rules: &Rules,
+    floors: &Floors,
+    raw: RawBatch,
+    parts: &[PartRef],
+) -> Folded {
+    let mut fold = BatchFold::default();
+    let mut used_floors = Vec::with_capacity(raw.slices.len());
+    for (slice, part) in raw.slices.iter().zip(parts) {
+        let floor = floors.of(slice.assignment.source);
+        used_floors.push(floor);
+        let part_index = fold.open_part(*part);
+        let decoder = decoder_of(rules, &slice.assignment);
+        let age = AgeRule {
+            window_ms: AgeRule::LOG_WINDOW_MS,
+            floor,
+        };
+        let mut target = PartTarget {
+            folder,
+            fold: &mut fold,
+            part_index,
+            decoder,
+            age,
+        };
+        for record in &slice.records {
+            target.fold_record(record, raw.payload(&record.payload));
+        }
+    }
+    fold.take_ids();
+    Folded {
+        raw,
+        fold,
+        floors: used_floors,
+        prices: rules.prices,
+        sources: rules.sources,
+    }
+}
+
+fn decoder_of<'r>(rules: &'r Rules, assignment: &Assignment) -> &'r Decoder {
+    rules
+        .decoders
+        .get(assignment.source)
+        .expect("assignments are made from the same sources, in the same order, as the rules")
+}
+
+/// Folds the events of records into one part of a batch; what `verify` uses as well.
+pub(crate) struct PartTarget<'t> {
+    /// Prices and posts.
+    pub(crate) folder: &'t mut Folder,
+    /// The batch.
+    pub(crate) fold: &'t mut BatchFold,
+    /// The part's index in the batch.
+    pub(crate) part_index: usize,
+    /// How the source is decoded.
+    pub(crate) decoder: &'t Decoder,
+    /// How old events may be.
+    pub(crate) age: AgeRule,
+}
+
+impl PartTarget<'_> {
+    /// Folds one record: every event in it is accepted, ignored or rejected.
+    pub(crate) fn fold_record(&mut self, record: &Record, payload: Option<&[u8]>) {
+        let Some(part) = self.fold.part_mut(self.part_index) else {
+            return;
+        };
+        part.count_record();
+        if let Payload::Oversized {
+            kept,
+            bytes,
+            digest,
+            ..
+        } = &record.payload
+        {
+            let detail = format!("the record has {bytes} bytes, more than are parsed");
+            part.reject(RejectedEvent {
+                place: Place {
+                    offset: record.offset,
+                    index: 0,
+                },
+                rejection: Rejection::new(Reason::TooLarge, "", detail),
+                record_time: record.time,
+                payload: kept.clone(),
+                payload_bytes: *bytes,
+                payload_digest: *digest,
+            });
+            return;
+        }
+        let decoder = self.decoder;
+        decoder.decode(payload, &mut |index, bytes, decoded| {
+            let place = Place {
+                offset: record.offset,
+                index,
+            };
+            self.fold_event(place, record.time, bytes, decoded);
+        });
+    }
+
+    fn fold_event(&mut self, place: Place, record: UnixMs, bytes: &[u8], decoded: Decoded<'_>) {
+        let rejection = match decoded {
+            Decoded::Event(event) => self
+                .age
+                .check(event.start, record, self.decoder.time_field())
+                .and_then(|()| self.folder.fold(self.fold, self.part_index, place, &event))
+                .err(),
+            Decoded::Rejected(rejection) => Some(rejection),
+            Decoded::Ignored(_) => {
+                if let Some(part) = self.fold.part_mut(self.part_index) {
+                    part.ignore();
+                }
+                None
+            }
+        };
+        if let (Some(rejection), Some(part)) = (rejection, self.fold.part_mut(self.part_index)) {
+            part.reject(RejectedEvent::new(place, rejection, record, bytes));
+        }
+    }
+}

@@ -1,0 +1,493 @@
+//! A session: everything that runs while the same sources are in force, from the first look at the
+//! configuration to the last offset.
+//!
+//! Invariant: nothing outlives its session; a change of sources ends one session and begins the
+//! next. Deliberately absent: what each task does.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use domain::hash::Hash128;
+use domain::ids::Offset;
+use domain::price::PriceBook;
+use parking_lot::Mutex;
+use service::health::Readiness;
+use service::{Exit, Failure, Shutdown, Tasks};
+use store::rollup::{RollUpError, RolledUp, roll_up};
+use store::source::NewSource;
+use store::{Database, Role, Writer};
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tokio::time::sleep;
+use uuid::Uuid;
+
+use crate::assignment::Assignments;
+use crate::config::{IngestConfig, KafkaConfig};
+use crate::error::IngestError;
+use crate::folding::{Floors, FoldingThread};
+use crate::kafka::{LogError, LogReader, is_compacted};
+use crate::observe;
+use crate::opening::{Opener, SourceInForce};
+use crate::pipeline::{Committer, Pipeline, PipelineError};
+use crate::poll::{PollLinks, Poller};
+use crate::rules::Rules;
+use crate::source_config::{to_canonical, validate_all};
+use crate::watch::Watch;
+
+/// How often positions are compared with the ends that a back-fill waits for, and a missing topic is
+/// looked for.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How long a back-fill waits for Postgres before it gives up.
+const BACK_FILL_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Everything that ingest needs to know.
+#[derive(Clone)]
+pub struct IngestSettings {
+    /// How to reach Kafka.
+    pub kafka: KafkaConfig,
+    /// What to fold and within which bounds.
+    pub ingest: IngestConfig,
+    /// Where the ledger is.
+    pub database_url: String,
+    /// The shipped price book with the files of the configuration.
+    pub prices: Arc<PriceBook>,
+    /// What that book was made of, for the record.
+    pub price_origin: String,
+    /// Whether sources and prices of the configuration are put in force, where they never were.
+    pub apply_at_start: bool,
+}
+
+/// When to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// At the shutdown.
+    Serve,
+    /// Once everything is folded that the log held at the start.
+    UntilCaughtUp,
+}
+
+/// What a back-fill did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Summary {
+    /// The topics that were read.
+    pub topics: Vec<String>,
+    /// Partitions that are folded to their ends of the start.
+    pub partitions: usize,
+}
+
+/// Folds until the shutdown, or until caught up.
+///
+/// # Errors
+///
+/// [`IngestError`], each with its exit code; the caller prints it and stops.
+pub async fn run(
+    settings: &IngestSettings,
+    mode: Mode,
+    shutdown: &Shutdown,
+    readiness: &Readiness,
+) -> Result<Summary, IngestError> {
+    settings.kafka.check()?;
+    settings.ingest.check()?;
+    validate_all(&settings.ingest.sources)?;
+    let database = Database::open(&settings.database_url, Role::Ingest).await?;
+    if settings.apply_at_start {
+        apply(settings, &database).await?;
+    }
+    loop {
+        let session = Session::prepare(settings, &database, mode, readiness).await?;
+        if let Some(summary) = session.run(shutdown).await? {
+            database.close().await;
+            return Ok(summary);
+        }
+    }
+}
+
+/// Puts the configuration's prices and sources in force, each unless it ever was at a start.
+async fn apply(settings: &IngestSettings, database: &Database) -> Result<(), IngestError> {
+    if settings.ingest.sources.is_empty() {
+        return Err(IngestError::NoSources);
+    }
+    let prices = settings.prices.to_canonical();
+    let hash = Hash128::of(prices.as_bytes());
+    store::in_force::apply_prices_at_start(database, &prices, hash, &settings.price_origin).await?;
+    let sources = to_canonical(&settings.ingest.sources);
+    let hash = Hash128::of(sources.as_bytes());
+    store::in_force::apply_sources_at_start(database, &sources, hash).await?;
+    Ok(())
+}
+
+struct Session<'s> {
+    settings: &'s IngestSettings,
+    database: &'s Database,
+    mode: Mode,
+    readiness: &'s Readiness,
+    rules: Arc<Rules>,
+    sources: Vec<SourceInForce>,
+    floors: Arc<Floors>,
+    /// Per source, the ends that a back-fill folds to, by partition.
+    ends: Vec<HashMap<i32, Offset>>,
+}
+
+impl<'s> Session<'s> {
+    async fn prepare(
+        settings: &'s IngestSettings,
+        database: &'s Database,
+        mode: Mode,
+        readiness: &'s Readiness,
+    ) -> Result<Self, IngestError> {
+        let in_force = store::in_force::load(database).await?;
+        let rules = Arc::new(Rules::read(&in_force)?);
+        let registered: Vec<_> = rules
+            .configs
+            .iter()
+            .map(|config| NewSource {
+                name: config.name().to_owned(),
+                topic: config.topic.clone(),
+            })
+            .collect();
+        let rows = store::source::register(database, &registered).await?;
+        let floors = Arc::new(Floors::default());
+        let mut sources = Vec::with_capacity(rows.len());
+        for (index, config) in rules.configs.iter().enumerate() {
+            let Some(row) = rows.iter().find(|row| row.name == config.name()) else {
+                continue;
+            };
+            if let Some(floor) = row.floor {
+                floors.raise(index, floor);
+            }
+            let topic = Arc::from(config.topic.as_str());
+            sources.push(SourceInForce {
+                id: row.id,
+                topic,
+                start: config.start,
+            });
+        }
+        let mut session = Self {
+            settings,
+            database,
+            mode,
+            readiness,
+            rules,
+            sources,
+            floors,
+            ends: Vec::new(),
+        };
+        session.look_at_topics().await?;
+        Ok(session)
+    }
+
+    /// Makes sure that the broker answers and that no topic is compacted; a back-fill also notes the
+    /// ends, and does not wait for a topic.
+    async fn look_at_topics(&mut self) -> Result<(), IngestError> {
+        for source in &self.sources {
+            let kafka = self.settings.kafka.clone();
+            let topic = Arc::clone(&source.topic);
+            let ends = tokio::task::spawn_blocking(move || ends_of(&kafka, &topic))
+                .await
+                .map_err(|_| {
+                    IngestError::Task(Failure::unexpected("looking at a topic panicked"))
+                })?;
+            match ends {
+                Ok(ends) => self.ends.push(ends),
+                Err(LogError::NoTopic(topic)) if self.mode == Mode::UntilCaughtUp => {
+                    let brokers = self.settings.kafka.brokers.clone();
+                    return Err(IngestError::MissingTopic { topic, brokers });
+                }
+                Err(LogError::NoTopic(_)) => {
+                    self.ends.push(HashMap::new());
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            }
+            if is_compacted(&self.settings.kafka, &source.topic).await? {
+                return Err(IngestError::Compacted(source.topic.to_string()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs until the shutdown or until caught up; `None` where a new session is due.
+    async fn run(self, outer: &Shutdown) -> Result<Option<Summary>, IngestError> {
+        let shutdown = Shutdown::new();
+        let tasks = Tasks::new(shutdown.clone());
+        let begins_anew = Arc::new(AtomicBool::new(false));
+        self.spawn_pipeline(&tasks, &begins_anew).await?;
+        self.spawn_roll_up(&tasks);
+        let ended = match self.mode {
+            Mode::Serve => {
+                let ready = self.keep_ready(&shutdown);
+                tokio::select! {
+                    () = outer.requested() => Ok(()),
+                    () = shutdown.requested() => Ok(()),
+                    failed = ready => failed,
+                }
+            }
+            Mode::UntilCaughtUp => tokio::select! {
+                () = outer.requested() => Ok(()),
+                () = shutdown.requested() => Ok(()),
+                caught_up = self.catch_up() => caught_up,
+            },
+        };
+        shutdown.request();
+        let joined = tasks.join().await;
+        ended?;
+        joined.map_err(IngestError::Task)?;
+        if begins_anew.load(Ordering::Acquire) && !outer.is_requested() {
+            return Ok(None);
+        }
+        if self.mode == Mode::UntilCaughtUp {
+            self.roll_up_all().await?;
+        }
+        Ok(Some(self.summary()))
+    }
+
+    async fn spawn_pipeline(
+        &self,
+        tasks: &Tasks,
+        begins_anew: &Arc<AtomicBool>,
+    ) -> Result<(), IngestError> {
+        let shutdown = tasks.shutdown().clone();
+        let process = Uuid::now_v7();
+        let writer = Writer::connect(self.database, process).await?;
+        let backend = Arc::new(Mutex::new(writer.backend()));
+        observe::writer(writer.backend());
+        let assignments = Arc::new(Assignments::default());
+        let (feed, records) = mpsc::channel(1);
+        let (heads, told) = mpsc::channel(64);
+        let opener = Opener::new(
+            self.database.clone(),
+            LogReader::new(&self.settings.kafka)?,
+            self.sources.clone(),
+            process,
+            Arc::clone(&backend),
+        );
+        let links = PollLinks {
+            opener: Arc::new(opener),
+            assignments: Arc::clone(&assignments),
+            feed,
+            heads: told,
+            shutdown: shutdown.clone(),
+        };
+        let folding = self.spawn_threads(tasks, links, &assignments)?;
+        let committer = Committer {
+            writer,
+            database: self.database.clone(),
+            rules: Arc::clone(&self.rules),
+            folding,
+            assignments,
+            heads,
+            backend,
+            shutdown: shutdown.clone(),
+            patience: (self.mode == Mode::UntilCaughtUp).then_some(BACK_FILL_PATIENCE),
+        };
+        let begins_anew = Arc::clone(begins_anew);
+        tasks.spawn("pipeline", async move {
+            match Pipeline::new(records, committer).run().await {
+                Ok(()) => Ok(()),
+                Err(PipelineError::BeginAnew) => {
+                    begins_anew.store(true, Ordering::Release);
+                    shutdown.request();
+                    Ok(())
+                }
+                Err(error) => Err(error.into()),
+            }
+        });
+        Ok(())
+    }
+
+    /// Spawns the threads for polling, folding and watching. The first two also end when the
+    /// pipeline does; telling that is left to it.
+    fn spawn_threads(
+        &self,
+        tasks: &Tasks,
+        links: PollLinks,
+        assignments: &Arc<Assignments>,
+    ) -> Result<FoldingThread, IngestError> {
+        let (kafka, runtime) = (&self.settings.kafka, Handle::current());
+        let topics: Vec<&str> = self.sources.iter().map(|source| &*source.topic).collect();
+        let poller = Poller::subscribe(kafka, &self.settings.ingest, &topics, links)?;
+        let (folding, fold) =
+            FoldingThread::prepare(Arc::clone(&self.rules), Arc::clone(&self.floors));
+        let watch = Watch {
+            database: self.database.clone(),
+            assignments: Arc::clone(assignments),
+            sources: self.sources.clone(),
+            floors: Arc::clone(&self.floors),
+            shutdown: tasks.shutdown().clone(),
+        };
+        let reader = LogReader::new(kafka)?;
+        let shutdown = tasks.shutdown().clone();
+        let ended = {
+            let runtime = runtime.clone();
+            move || runtime.block_on(shutdown.requested())
+        };
+        let folded = ended.clone();
+        tasks.spawn_thread("fold", move || {
+            fold();
+            folded();
+            Ok(())
+        })?;
+        tasks.spawn_thread("poll", move || {
+            poller.run();
+            ended();
+            Ok(())
+        })?;
+        tasks.spawn_thread("watch", move || {
+            watch.run(reader, &runtime);
+            Ok(())
+        })?;
+        Ok(folding)
+    }
+
+    fn spawn_roll_up(&self, tasks: &Tasks) {
+        let database = self.database.clone();
+        let interval = self.settings.ingest.rollup_interval();
+        let shutdown = tasks.shutdown().clone();
+        tasks.spawn("roll-up", async move {
+            loop {
+                if shutdown.unless_requested(sleep(interval)).await.is_none() {
+                    return Ok(());
+                }
+                loop {
+                    match roll_up(&database).await {
+                        Ok(RolledUp::Moved { parts, is_behind }) => {
+                            observe::rolled_up(parts);
+                            if !is_behind || shutdown.is_requested() {
+                                break;
+                            }
+                        }
+                        Ok(RolledUp::Busy) => break,
+                        Err(error) => {
+                            observe::rollup_failed(&error);
+                            break;
+                        }
+                    }
+                }
+            }
+        });
+    }
+
+    async fn roll_up_all(&self) -> Result<(), IngestError> {
+        loop {
+            match roll_up(self.database).await {
+                Ok(RolledUp::Moved {
+                    is_behind: true, ..
+                }) => {}
+                Ok(RolledUp::Moved { .. } | RolledUp::Busy) => return Ok(()),
+                Err(RollUpError::Store(error)) => return Err(error.into()),
+                Err(error @ RollUpError::AmountDiffers(_)) => {
+                    return Err(IngestError::Task(Failure::new(
+                        Exit::Data,
+                        error.to_string(),
+                    )));
+                }
+            }
+        }
+    }
+
+    /// Waits for missing topics, then tells whether Postgres answers; ends only with an error.
+    async fn keep_ready(&self, shutdown: &Shutdown) -> Result<(), IngestError> {
+        for source in &self.sources {
+            self.wait_for_topic(&source.topic).await?;
+        }
+        while !shutdown.is_requested() {
+            match self.database.ping().await {
+                Ok(()) => self.readiness.ready(),
+                Err(error) => self.readiness.not_ready(&error.to_string()),
+            }
+            sleep(Duration::from_secs(1)).await;
+        }
+        Ok(())
+    }
+
+    async fn wait_for_topic(&self, topic: &Arc<str>) -> Result<(), IngestError> {
+        let mut is_told = false;
+        loop {
+            let (kafka, name) = (self.settings.kafka.clone(), Arc::clone(topic));
+            let found =
+                tokio::task::spawn_blocking(move || LogReader::new(&kafka)?.partitions(&name))
+                    .await
+                    .map_err(|_| {
+                        IngestError::Task(Failure::unexpected("looking for a topic panicked"))
+                    })?;
+            match found {
+                Ok(_) if is_told => {
+                    observe::topic_found(topic);
+                    if is_compacted(&self.settings.kafka, topic).await? {
+                        return Err(IngestError::Compacted(topic.to_string()));
+                    }
+                    return Ok(());
+                }
+                Ok(_) => return Ok(()),
+                Err(LogError::NoTopic(_)) if !is_told => {
+                    is_told = true;
+                    observe::topic_missing(topic);
+                    self.readiness
+                        .not_ready(&format!("the topic `{topic}` does not exist yet"));
+                }
+                Err(LogError::NoTopic(_)) => {}
+                Err(error) => observe::log_away(&error),
+            }
+            sleep(LOOK_INTERVAL).await;
+        }
+    }
+
+    /// Waits until every partition is folded to its end of the start, by whichever process.
+    async fn catch_up(&self) -> Result<(), IngestError> {
+        for (source, ends) in self.sources.iter().zip(&self.ends) {
+            loop {
+                let positions = match store::watermark::positions(self.database, source.id).await {
+                    Ok(positions) => positions,
+                    Err(error) if error.is_transient() => {
+                        // The pipeline meets the same, and gives up when its patience ends.
+                        sleep(LOOK_INTERVAL).await;
+                        continue;
+                    }
+                    Err(error) => return Err(error.into()),
+                };
+                if let Some(stopped) = positions.iter().find(|position| position.is_stopped) {
+                    let (topic, partition) = (stopped.topic.clone(), stopped.partition);
+                    return Err(IngestError::Stopped { topic, partition });
+                }
+                let is_folded = |(partition, end): (&i32, &Offset)| {
+                    let here = positions
+                        .iter()
+                        .find(|position| position.partition == *partition);
+                    here.is_some_and(|here| here.position.is_some_and(|at| at >= *end))
+                };
+                if ends.iter().all(is_folded) {
+                    break;
+                }
+                sleep(LOOK_INTERVAL).await;
+            }
+        }
+        Ok(())
+    }
+
+    fn summary(&self) -> Summary {
+        Summary {
+            topics: self
+                .sources
+                .iter()
+                .map(|source| source.topic.to_string())
+                .collect(),
+            partitions: self.ends.iter().map(HashMap::len).sum(),
+        }
+    }
+}
+
+/// Returns the ends of the partitions that hold records.
+fn ends_of(kafka: &KafkaConfig, topic: &str) -> Result<HashMap<i32, Offset>, LogError> {
+    let reader = LogReader::new(kafka)?;
+    let mut ends = HashMap::new();
+    for partition in 0..reader.partitions(topic)? {
+        let range = reader.range(topic, partition)?;
+        if range.end > range.start {
+            ends.insert(partition, range.end);
+        }
+    }
+    Ok(ends)
+}

@@ -1,0 +1,286 @@
+//! The watching thread: looks once a second whether the log is still the one that is folded, and how
+//! far all of it is.
+//!
+//! Invariant: a partition whose log was cut or created anew is stopped before more than about a
+//! second of the new log is folded, and what was folded in between is named. A watermark is an
+//! instant at which every record that the log then held is folded.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use domain::event::AgeRule;
+use domain::ids::Offset;
+use domain::time::UnixMs;
+use service::Shutdown;
+use store::claim::Fingerprint;
+use store::{Database, StoreError};
+use tokio::runtime::Handle;
+use tokio::time::{Instant, timeout};
+
+use crate::assignment::{Assignment, Assignments};
+use crate::folding::Floors;
+use crate::gaps::FoldedTo;
+use crate::kafka::{LogError, LogRange, LogReader, TopicPartition};
+use crate::observe;
+use crate::opening::SourceInForce;
+
+/// How often the log is looked at.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long records that were folded are waited for when they are read again.
+const READ_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long a stopped partition's transaction in hand is waited for, so that the gap names all that
+/// was folded.
+const COMMIT_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How often days of ids below every floor are dropped.
+const DROP_INTERVAL: Duration = Duration::from_secs(3600);
+
+/// Watches the log for one process.
+pub(crate) struct Watch {
+    /// The ledger.
+    pub(crate) database: Database,
+    /// What the group assigned.
+    pub(crate) assignments: Arc<Assignments>,
+    /// The sources in force.
+    pub(crate) sources: Vec<SourceInForce>,
+    /// Where folding learns the floors.
+    pub(crate) floors: Arc<Floors>,
+    /// Ends the thread.
+    pub(crate) shutdown: Shutdown,
+}
+
+/// What the thread remembers between two looks.
+struct Memory {
+    reader: LogReader,
+    runtime: Handle,
+    /// Tails as of the look before: each is read again, and becomes the anchor where it matches.
+    tails: HashMap<u64, Fingerprint>,
+    /// Ends that positions must pass, and the database's clock before they were read.
+    targets: HashMap<usize, (UnixMs, HashMap<i32, Offset>)>,
+    dropped_at: Option<Instant>,
+}
+
+impl Watch {
+    /// Looks once a second until the shutdown; blocks its thread, which must not be the runtime's.
+    pub(crate) fn run(self, reader: LogReader, runtime: &Handle) {
+        let mut memory = Memory {
+            reader,
+            runtime: runtime.clone(),
+            tails: HashMap::new(),
+            targets: HashMap::new(),
+            dropped_at: None,
+        };
+        while runtime
+            .block_on(timeout(INTERVAL, self.shutdown.requested()))
+            .is_err()
+        {
+            if let Err(error) = self.check_logs(&mut memory) {
+                observe::log_away(&error);
+            }
+            for source in 0..self.sources.len() {
+                if let Err(problem) = self.move_watermark(&mut memory, source) {
+                    problem.observe();
+                }
+            }
+            self.drop_old_ids(&mut memory);
+        }
+    }
+
+    /// Compares what each open partition's log holds with what was folded.
+    fn check_logs(&self, memory: &mut Memory) -> Result<(), LogError> {
+        let open = self.assignments.open();
+        memory
+            .tails
+            .retain(|id, _| open.iter().any(|assignment| assignment.id == *id));
+        let mut lag = 0;
+        let mut ranges = HashMap::new();
+        for assignment in &open {
+            let position = assignment.head().position;
+            let range = match memory.reader.range(&assignment.place.0, assignment.place.1) {
+                // A deleted topic is no gap yet: it may come back, and is compared then.
+                Err(LogError::NoTopic(_)) => continue,
+                range => range?,
+            };
+            lag += range.end.0 - position.unwrap_or(range.start).0;
+            ranges.insert(assignment.id, range);
+            if let Some(position) = position
+                && !assignment.is_committing()
+                && assignment.next_read() == position
+                && (position < range.start || position > range.end)
+            {
+                self.stop(memory, assignment, range, None);
+            }
+        }
+        observe::lag(lag);
+        self.check_tails(memory, &open, &ranges)
+    }
+
+    /// Reads the tails of the look before again.
+    fn check_tails(
+        &self,
+        memory: &mut Memory,
+        open: &[Arc<Assignment>],
+        ranges: &HashMap<u64, LogRange>,
+    ) -> Result<(), LogError> {
+        let mut wanted: HashMap<TopicPartition, Offset> = HashMap::new();
+        for assignment in open.iter().filter(|assignment| assignment.is_open()) {
+            let (Some(range), Some(tail)) =
+                (ranges.get(&assignment.id), memory.tails.get(&assignment.id))
+            else {
+                continue;
+            };
+            if tail.offset >= range.end {
+                self.stop(memory, assignment, *range, Some(*tail));
+            } else if tail.offset >= range.start {
+                wanted.insert(assignment.place.clone(), tail.offset);
+            }
+        }
+        let found = if wanted.is_empty() {
+            HashMap::new()
+        } else {
+            memory.reader.fingerprints(&wanted, READ_PATIENCE)?
+        };
+        for assignment in open.iter().filter(|assignment| assignment.is_open()) {
+            let Some(range) = ranges.get(&assignment.id) else {
+                continue;
+            };
+            if let Some(tail) = memory.tails.get(&assignment.id).copied()
+                && let Some(hash) = found.get(&assignment.place)
+            {
+                if *hash != Some(tail.hash) {
+                    self.stop(memory, assignment, *range, Some(tail));
+                    continue;
+                }
+                assignment.update_head(|head| head.anchor = Some(tail));
+            }
+            if let Some(tail) = assignment.head().tail {
+                memory.tails.insert(assignment.id, tail);
+            }
+        }
+        Ok(())
+    }
+
+    /// Stops a partition, and records why and what of it is in doubt.
+    fn stop(
+        &self,
+        memory: &Memory,
+        assignment: &Arc<Assignment>,
+        range: LogRange,
+        mismatch: Option<Fingerprint>,
+    ) {
+        if !assignment.end() {
+            return;
+        }
+        assignment.wait_committed(COMMIT_PATIENCE);
+        let head = assignment.head();
+        let folded = FoldedTo {
+            chain: assignment.chain,
+            epoch: assignment.epoch,
+            position: head.position.unwrap_or(assignment.start),
+            anchor: head.anchor,
+        };
+        let gap = match mismatch {
+            Some(record) => Some(folded.differs(range, record)),
+            None => folded.outside(range),
+        };
+        // What committed meanwhile may have brought the position back into the log; opening the
+        // partition again compares everything anew.
+        let Some(gap) = gap else { return };
+        observe::gap_found(&assignment.place, &gap);
+        // Where Postgres is away the partition stays without an assignment, and opening it compares
+        // again before anything is read.
+        if let Err(error) = memory
+            .runtime
+            .block_on(store::gap::record(&self.database, &gap))
+        {
+            observe::chore_failed("recording a gap", &error);
+        }
+    }
+
+    /// Moves a source's watermark to the clock that was read before the ends that are passed now.
+    fn move_watermark(&self, memory: &mut Memory, source: usize) -> Result<(), WatchError> {
+        let rule = &self.sources[source];
+        let positions = memory
+            .runtime
+            .block_on(store::watermark::positions(&self.database, rule.id))?;
+        let clock = memory
+            .runtime
+            .block_on(store::watermark::clock(&self.database))?;
+        if let Some((target, ends)) = memory.targets.remove(&source) {
+            let is_passed = ends.iter().all(|(partition, end)| {
+                let here = positions.iter().find(|p| p.partition == *partition);
+                here.is_some_and(|p| !p.is_stopped && p.position.is_some_and(|at| at >= *end))
+            });
+            if !is_passed {
+                memory.targets.insert(source, (target, ends));
+                return Ok(());
+            }
+            let floor = memory.runtime.block_on(store::watermark::advance(
+                &self.database,
+                rule.id,
+                target,
+                AgeRule::LOG_WINDOW_MS,
+            ))?;
+            self.floors.raise(source, floor);
+            observe::watermark_age(clock.get() - target.get());
+        }
+        let mut ends = HashMap::new();
+        for partition in 0..memory.reader.partitions(&rule.topic)? {
+            let range = memory.reader.range(&rule.topic, partition)?;
+            // A partition that holds nothing and was never read has no position: nothing is due.
+            let is_begun = positions
+                .iter()
+                .any(|p| p.partition == partition && p.position.is_some());
+            if is_begun || range.end > range.start {
+                ends.insert(partition, range.end);
+            }
+        }
+        memory.targets.insert(source, (clock, ends));
+        Ok(())
+    }
+
+    fn drop_old_ids(&self, memory: &mut Memory) {
+        if memory
+            .dropped_at
+            .is_some_and(|at| at.elapsed() < DROP_INTERVAL)
+        {
+            return;
+        }
+        memory.dropped_at = Some(Instant::now());
+        let dropped = memory
+            .runtime
+            .block_on(store::partitions::drop_old(&self.database));
+        if let Err(error) = dropped {
+            observe::chore_failed("dropping old ids", &error);
+        }
+    }
+}
+
+enum WatchError {
+    Store(StoreError),
+    Log(LogError),
+}
+
+impl From<StoreError> for WatchError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<LogError> for WatchError {
+    fn from(error: LogError) -> Self {
+        Self::Log(error)
+    }
+}
+
+impl WatchError {
+    fn observe(&self) {
+        match self {
+            Self::Store(error) => observe::chore_failed("moving the watermark", error),
+            Self::Log(error) => observe::log_away(error),
+        }
+    }
+}
