@@ -24,3 +24,6 @@ pub mod price;
 pub mod reject;
 pub mod series;
 pub mod time;
+
+#[cfg(test)]
+mod tests;

@@ -136,8 +136,10 @@ fn parse_units(text: &str) -> Result<i128, DecimalError> {
         Some((mantissa, exponent)) => {
             let digits = exponent.strip_prefix(['-', '+']).unwrap_or(exponent);
             require_digits(digits)?;
+            // An exponent beyond 64 bits is as good as the last one: no text has so many digits.
+            let last = if exponent.starts_with('-') { i64::MIN } else { i64::MAX };
             let exponent = exponent.strip_prefix('+').unwrap_or(exponent);
-            (mantissa, exponent.parse::<i64>().map_err(|_| DecimalError::TooLarge)?)
+            (mantissa, exponent.parse().unwrap_or(last))
         }
         None => (text, 0),
     };

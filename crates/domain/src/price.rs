@@ -15,8 +15,6 @@ mod toml_file;
 mod book_tests;
 #[cfg(test)]
 mod file_tests;
-#[cfg(test)]
-mod price_tests;
 
 pub use book::{BookAlias, BookRate, PriceBook};
 pub use cache::PriceCache;

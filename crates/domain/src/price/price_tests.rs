@@ -1,1 +1,0 @@
-//! Pricing against slow, obvious models.
