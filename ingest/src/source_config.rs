@@ -325,3 +325,155 @@ pub fn to_canonical(sources: &[SourceConfig]) -> String {
 pub fn from_canonical(text: &str) -> Result<Vec<SourceConfig>, SourceConfigError> {
     serde_json::from_str(text).map_err(|error| SourceConfigError::Stored(error.to_string()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn source() -> SourceConfig {
+        SourceConfig::new("usage.envoy", Format::EnvoyAiGateway)
+    }
+
+    #[test]
+    fn settings_that_cannot_work_are_named_with_their_cure() {
+        let long = "n".repeat(257);
+        let map = |value: &str| BTreeMap::from([("logged".to_owned(), value.to_owned())]);
+        for (broken, text) in [
+            (
+                SourceConfig {
+                    topic: String::new(),
+                    ..source()
+                },
+                "`topic` \"\" is no name",
+            ),
+            (
+                SourceConfig {
+                    topic: "a b".to_owned(),
+                    ..source()
+                },
+                "`topic` \"a b\" is no name",
+            ),
+            (
+                SourceConfig {
+                    topic: "t".repeat(250),
+                    ..source()
+                },
+                "is no name of a Kafka topic",
+            ),
+            (
+                SourceConfig {
+                    name: Some(String::new()),
+                    ..source()
+                },
+                "`name` is empty",
+            ),
+            (
+                SourceConfig {
+                    name: Some(long),
+                    ..source()
+                },
+                "`name` has 257 bytes",
+            ),
+            (
+                SourceConfig {
+                    tenant: "a\0".to_owned(),
+                    ..source()
+                },
+                "`tenant` holds a NUL",
+            ),
+            (
+                SourceConfig {
+                    app: Some(String::new()),
+                    ..source()
+                },
+                "`app` names a field with",
+            ),
+            (
+                SourceConfig {
+                    identity: vec![String::new()],
+                    ..source()
+                },
+                "`identity` names a",
+            ),
+            (
+                SourceConfig {
+                    providers: map(""),
+                    ..source()
+                },
+                "`providers.logged` is empty",
+            ),
+            (
+                SourceConfig {
+                    routes: map(""),
+                    ..source()
+                },
+                "`routes.logged` is empty",
+            ),
+        ] {
+            let error = broken.validate().expect_err(text).to_string();
+            assert!(
+                error.contains(text) && error.contains("; "),
+                "{error} does not say {text}"
+            );
+        }
+        assert_eq!(source().validate(), Ok(()), "a topic is enough");
+    }
+
+    #[test]
+    fn two_sources_of_one_topic_or_name_are_refused() {
+        let other = SourceConfig {
+            topic: "other".to_owned(),
+            ..source()
+        };
+        assert_eq!(validate_all(&[source(), other.clone()]), Ok(()));
+        assert!(matches!(
+            validate_all(&[
+                source(),
+                SourceConfig {
+                    name: Some("a".to_owned()),
+                    ..source()
+                }
+            ]),
+            Err(SourceConfigError::Twice { key: "topic", .. })
+        ));
+        let named = SourceConfig {
+            name: Some("usage.envoy".to_owned()),
+            ..other
+        };
+        assert!(matches!(
+            validate_all(&[source(), named]),
+            Err(SourceConfigError::Twice { key: "name", .. })
+        ));
+    }
+
+    #[test]
+    fn canonical_text_is_one_for_equal_sets_and_reads_back() {
+        let fields = BTreeMap::from([(Attribute::InputCacheWrite1hTokens, "w".to_owned())]);
+        let first = SourceConfig {
+            fields,
+            dedupe: Dedupe::Off,
+            ..source()
+        };
+        let second = SourceConfig {
+            topic: "a".to_owned(),
+            start: Start::Latest,
+            ..source()
+        };
+        let text = to_canonical(&[first.clone(), second.clone()]);
+        assert_eq!(text, to_canonical(&[second, first]));
+        let read = from_canonical(&text).expect("what was written is read");
+        assert_eq!(to_canonical(&read), text);
+        assert_eq!(
+            read.iter().map(SourceConfig::name).collect::<Vec<_>>(),
+            ["a", "usage.envoy"]
+        );
+        assert!(
+            text.contains("input_cache_write_1h_tokens"),
+            "meters keep their names: {text}"
+        );
+        assert!(
+            from_canonical("[{}]").is_err(),
+            "a source without a topic is none"
+        );
+    }
+}

@@ -15,6 +15,7 @@
 )]
 
 pub mod harness;
+pub mod mutate;
 pub mod oracle;
 mod suites;
 

@@ -99,15 +99,7 @@ pub(super) fn line_inside<'a>(keys: [FieldId; 2], outer: &Object<'a, '_>) -> Ins
             continue;
         }
         let reject = |reason, detail: &str| Rejection::new(reason, outer.name(key), detail);
-        let Ok(line) = raw.decode() else {
-            broken = broken.or_else(|| {
-                Some(reject(
-                    Reason::NotJson,
-                    "holds a line with half of a surrogate pair",
-                ))
-            });
-            continue;
-        };
+        let line = raw.decode();
         let text = line.trim_ascii();
         let is_object = text.starts_with('{');
         match Scanner::read_value(text) {

@@ -148,17 +148,11 @@ impl<'a, 'f> Object<'a, 'f> {
     ///
     /// # Errors
     ///
-    /// `wrong_type` where it is no string, `bad_id` where it is no Unicode text.
+    /// `wrong_type` where it is no string.
     pub(super) fn text(&self, field: FieldId) -> Result<Option<Cow<'a, str>>, Rejection> {
         let text = match self.value(field) {
             None => return Ok(None),
-            Some(Value::Text(text)) => text.decode().map_err(|_| {
-                self.reject(
-                    Reason::BadId,
-                    field,
-                    "holds half of a surrogate pair".to_owned(),
-                )
-            })?,
+            Some(Value::Text(text)) => text.decode(),
             Some(other) => {
                 let detail = format!("is {}, not a string", kind_of(other));
                 return Err(self.reject(Reason::WrongType, field, detail));
@@ -176,7 +170,7 @@ impl<'a, 'f> Object<'a, 'f> {
         let digits = match self.value(field) {
             None => return Ok(None),
             Some(Value::Number(digits)) => Cow::Borrowed(digits),
-            Some(Value::Text(text)) => text.decode().unwrap_or(Cow::Borrowed(text.raw())),
+            Some(Value::Text(text)) => text.decode(),
             Some(other) => return Err(self.bad_number(field, kind_of(other))),
         };
         if is_absent(&digits) {

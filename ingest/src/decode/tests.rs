@@ -1,13 +1,17 @@
 //! Tests of the decoders: captured lines against the upstream's bill, golden cases, any bytes.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, LazyLock};
 
-use domain::event::{Outcome, Provenance};
+use domain::event::{Outcome, Provenance, UsageEvent};
+use domain::ids::AppId;
 use domain::meter::{Meter, Quantities};
 use domain::price::PriceBook;
-use serde_json::Value as Json;
+use domain::reject::Reason;
+use proptest::prelude::{ProptestConfig, any, prop_assert_eq, proptest};
+use serde_json::{Value as Json, json};
 
-use super::{Decoded, Decoder};
+use super::{Decoded, Decoder, Ignored};
 use crate::source_config::{Format, SourceConfig};
 
 const ACCESS: &str = include_str!("../../../testdata/envoy-ai-gateway/access.ndjson");
@@ -115,5 +119,245 @@ fn captured_lines_have_the_tokens_that_the_upstream_billed() {
         (compared, BILLED.lines().count()),
         (1_000, 1_000),
         "all lines were compared"
+    );
+}
+
+#[expect(
+    unreachable_pub,
+    reason = "the suites, whose file it is, use it from other modules"
+)]
+#[path = "../../../tests/src/mutate.rs"]
+mod mutate;
+
+/// What one event decoded to, without what it borrows.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Found {
+    Event(Outcome, Provenance, bool),
+    Ignored,
+    Rejected(Reason),
+}
+
+fn decode_all(decoder: &Decoder, payload: Option<&[u8]>) -> Vec<Found> {
+    let mut found = Vec::new();
+    decoder.decode(payload, &mut |index, bytes, decoded| {
+        assert_eq!(
+            usize::try_from(index),
+            Ok(found.len()),
+            "indexes ascend by one"
+        );
+        assert_eq!(
+            bytes,
+            bytes.trim_ascii(),
+            "the bytes of an event are trimmed"
+        );
+        found.push(match decoded {
+            Decoded::Event(event) => {
+                assert_eq!(
+                    event.quantities.get(Meter::Requests),
+                    1,
+                    "an event is one request"
+                );
+                let identity = event.identity.expect("log lines are told apart by default");
+                assert_eq!(
+                    identity.start(),
+                    event.start,
+                    "an identity carries its time"
+                );
+                let is_attributed = event.dimensions.app != AppId::unattributed();
+                Found::Event(event.outcome, event.provenance, is_attributed)
+            }
+            Decoded::Ignored(Ignored::NoModelRequest) => Found::Ignored,
+            Decoded::Rejected(rejection) => {
+                assert!(
+                    !rejection.detail.is_empty(),
+                    "a rejection says what is wrong"
+                );
+                Found::Rejected(rejection.reason)
+            }
+        });
+    });
+    assert!(!found.is_empty(), "every record gives at least one outcome");
+    found
+}
+
+#[test]
+fn spoilt_messages_reach_every_reason_of_a_decoder_and_every_acceptance() {
+    let decoder = decoder(&captured_source());
+    let mut mutator = mutate::Mutator::new(1, ACCESS.lines());
+    let mut reached = BTreeSet::new();
+    for _ in 0..mutate::Mutation::ALL.len() * 400 {
+        let message = mutator.next_message();
+        reached.extend(decode_all(&decoder, message.payload.as_deref()));
+    }
+    // By the age of an event and by its amount reject those who know its record and its price.
+    let later = [
+        Reason::TooOld,
+        Reason::TooFarAhead,
+        Reason::BelowFloor,
+        Reason::Overflow,
+    ];
+    for reason in Reason::ALL
+        .into_iter()
+        .filter(|reason| !later.contains(reason))
+    {
+        assert!(
+            reached.contains(&Found::Rejected(reason)),
+            "{reason} is never reached"
+        );
+    }
+    assert!(reached.contains(&Found::Ignored), "nothing is ignored");
+    for outcome in [
+        Outcome::Succeeded,
+        Outcome::Refused,
+        Outcome::Failed,
+        Outcome::Aborted,
+    ] {
+        for provenance in [Provenance::Reported, Provenance::Missing] {
+            for is_attributed in [true, false] {
+                let found = Found::Event(outcome, provenance, is_attributed);
+                assert!(reached.contains(&found), "{found:?} is never reached");
+            }
+        }
+    }
+}
+
+static CAPTURED: LazyLock<Decoder> = LazyLock::new(|| decoder(&captured_source()));
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+    #[test]
+    fn any_bytes_give_at_least_one_outcome(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+        decode_all(&CAPTURED, Some(&bytes));
+    }
+
+    #[test]
+    fn any_text_of_json_characters_gives_at_least_one_outcome(
+        text in r#"[\[\]{}",:\\ulnrtefas0-9. \n+-]{0,80}"#,
+    ) {
+        decode_all(&CAPTURED, Some(text.as_bytes()));
+    }
+
+    #[test]
+    fn a_message_decodes_alike_every_time(seed in any::<u64>()) {
+        let mut mutator = mutate::Mutator::new(seed, ACCESS.lines().take(20));
+        let message = mutator.next_message();
+        let payload = message.payload.as_deref();
+        prop_assert_eq!(decode_all(&CAPTURED, payload), decode_all(&CAPTURED, payload));
+    }
+}
+
+/// Hand-made cases, one a line: a source's settings, a payload, and what it must decode to.
+const CASES: &str = include_str!("../../../testdata/envoy-ai-gateway/cases.ndjson");
+
+/// The captured lines decoded, line for line.
+const DECODED: &str = include_str!("../../../testdata/envoy-ai-gateway/decoded.ndjson");
+
+/// Writes what each event of a record decoded to; keys in alphabetical order, absent ones left out.
+fn outcomes(decoder: &Decoder, payload: Option<&str>) -> Json {
+    let mut outcomes = Vec::new();
+    decoder.decode(payload.map(str::as_bytes), &mut |_, _, decoded| {
+        outcomes.push(match decoded {
+            Decoded::Event(event) => event_as_json(&event),
+            Decoded::Ignored(Ignored::NoModelRequest) => json!({"ignored": "no_model_request"}),
+            Decoded::Rejected(rejection) => json!({"rejected": rejection.to_string()}),
+        });
+    });
+    Json::Array(outcomes)
+}
+
+fn event_as_json(event: &UsageEvent<'_>) -> Json {
+    let dimensions = &event.dimensions;
+    let mut written = json!({
+        "app": dimensions.app.as_str(),
+        "tenant": dimensions.tenant.as_str(),
+        "model": dimensions.model.as_str(),
+        "start": event.start.to_string(),
+        "outcome": format!("{:?}", event.outcome),
+        "provenance": format!("{:?}", event.provenance),
+    });
+    for (meter, quantity) in event
+        .quantities
+        .iter()
+        .filter(|(_, quantity)| *quantity > 0)
+    {
+        written[meter.name()] = json!(quantity);
+    }
+    let identity = event
+        .identity
+        .map(|identity| format!("{:032x}", identity.to_bits()));
+    for (key, text) in [
+        (
+            "user",
+            dimensions.user.as_ref().map(|id| id.as_str().to_owned()),
+        ),
+        (
+            "session",
+            dimensions.session.as_ref().map(|id| id.as_str().to_owned()),
+        ),
+        (
+            "route",
+            dimensions.route.as_ref().map(|id| id.as_str().to_owned()),
+        ),
+        (
+            "provider",
+            dimensions
+                .provider
+                .as_ref()
+                .map(|id| id.as_str().to_owned()),
+        ),
+        (
+            "answered",
+            event
+                .answered_model
+                .as_ref()
+                .map(|id| id.as_str().to_owned()),
+        ),
+        ("identity", identity),
+    ] {
+        if let Some(text) = text {
+            written[key] = Json::String(text);
+        }
+    }
+    written
+}
+
+#[test]
+fn captured_lines_decode_as_the_golden_file_says() {
+    let mut differences = Vec::new();
+    for (line, golden) in ACCESS.lines().zip(DECODED.lines()) {
+        let golden: Json = serde_json::from_str(golden).expect("a golden line");
+        let found = outcomes(&CAPTURED, Some(line));
+        if found != golden {
+            differences.push(found.to_string());
+        }
+    }
+    assert!(
+        differences.is_empty(),
+        "decoded otherwise:\n{}",
+        differences.join("\n")
+    );
+    assert_eq!(
+        DECODED.lines().count(),
+        1_000,
+        "every captured line has its golden one"
+    );
+}
+
+#[test]
+fn golden_cases_decode_as_written() {
+    let mut differences = Vec::new();
+    for case in CASES.lines() {
+        let case: Json = serde_json::from_str(case).expect("a case");
+        let source = serde_json::from_value(case["source"].clone()).expect("a source");
+        let found = outcomes(&decoder(&source), case["payload"].as_str());
+        if found != case["expected"] {
+            differences.push(format!("{}: {found}", case["case"]));
+        }
+    }
+    assert!(
+        differences.is_empty(),
+        "decoded otherwise:\n{}",
+        differences.join("\n")
     );
 }

@@ -1,0 +1,174 @@
+//! JSON values as they stand in their text: where, and what they are.
+//!
+//! Invariant: a span's ends lie beside ASCII characters of the text that it was read from, so at the
+//! edges of characters. Deliberately absent: how the text is read.
+
+use std::borrow::Cow;
+
+/// A value as it stands in the text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::decode) enum Value<'a> {
+    Null,
+    Bool(bool),
+    /// A number, as written.
+    Number(&'a str),
+    Text(RawText<'a>),
+    /// An object, from brace to brace.
+    Object(&'a str),
+    /// An array, from bracket to bracket.
+    Array(&'a str),
+}
+
+/// A string between its quotes, escapes not yet resolved but known to be well-formed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::decode) struct RawText<'a> {
+    raw: &'a str,
+    has_escape: bool,
+}
+
+impl<'a> RawText<'a> {
+    /// Returns the text with its escapes resolved.
+    pub(in crate::decode) fn decode(self) -> Cow<'a, str> {
+        if self.has_escape {
+            Cow::Owned(unescape(self.raw))
+        } else {
+            Cow::Borrowed(self.raw)
+        }
+    }
+
+    /// Returns the text as it stands between the quotes.
+    pub(in crate::decode) const fn raw(self) -> &'a str {
+        self.raw
+    }
+}
+
+/// What a value is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::decode) enum Kind {
+    Null,
+    False,
+    True,
+    Number,
+    Text,
+    EscapedText,
+    Object,
+    Array,
+}
+
+/// Where a value stands in its text: 12 bytes, so that a line's values travel in registers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::decode) struct Span {
+    kind: Kind,
+    start: u32,
+    end: u32,
+}
+
+impl Span {
+    pub(in crate::decode) fn new(kind: Kind, start: usize, end: usize) -> Self {
+        // Texts are at most PAYLOAD_MAX long; of a longer one no part would be found again.
+        let offset = |at| u32::try_from(at).unwrap_or(u32::MAX);
+        Self {
+            kind,
+            start: offset(start),
+            end: offset(end),
+        }
+    }
+
+    /// Returns the value that stands there. Both ends lie beside an ASCII character, so at the edge
+    /// of a character.
+    pub(in crate::decode) fn in_text(self, text: &str) -> Value<'_> {
+        let span = self.slice(text);
+        match self.kind {
+            Kind::Null => Value::Null,
+            Kind::False => Value::Bool(false),
+            Kind::True => Value::Bool(true),
+            Kind::Number => Value::Number(span),
+            Kind::Text => Value::Text(RawText {
+                raw: span,
+                has_escape: false,
+            }),
+            Kind::EscapedText => Value::Text(RawText {
+                raw: span,
+                has_escape: true,
+            }),
+            Kind::Object => Value::Object(span),
+            Kind::Array => Value::Array(span),
+        }
+    }
+
+    /// Returns all of the value's text, a string's quotes included.
+    pub(in crate::decode) fn whole(self, text: &str) -> &str {
+        let quote = u32::from(matches!(self.kind, Kind::Text | Kind::EscapedText));
+        Self {
+            start: self.start.saturating_sub(quote),
+            end: self.end + quote,
+            ..self
+        }
+        .slice(text)
+    }
+
+    /// Returns a string's text with its escapes resolved; of any other value, its text.
+    pub(in crate::decode) fn text(self, text: &str) -> Cow<'_, str> {
+        let raw = self.slice(text);
+        if self.kind == Kind::EscapedText {
+            Cow::Owned(unescape(raw))
+        } else {
+            Cow::Borrowed(raw)
+        }
+    }
+
+    fn slice(self, text: &str) -> &str {
+        let index = |at| usize::try_from(at).unwrap_or(usize::MAX);
+        text.get(index(self.start)..index(self.end))
+            .unwrap_or_default()
+    }
+}
+
+/// Resolves escapes that are known to be well-formed.
+fn unescape(raw: &str) -> String {
+    let mut text = String::with_capacity(raw.len());
+    let mut rest = raw;
+    while let Some((plain, escaped)) = rest.split_once('\\') {
+        text.push_str(plain);
+        let mut characters = escaped.chars();
+        match characters.next() {
+            Some('b') => text.push('\u{8}'),
+            Some('f') => text.push('\u{c}'),
+            Some('n') => text.push('\n'),
+            Some('r') => text.push('\r'),
+            Some('t') => text.push('\t'),
+            Some('u') => {
+                let (character, after) = unicode_escape(characters.as_str());
+                text.push(character);
+                rest = after;
+                continue;
+            }
+            Some(itself) => text.push(itself),
+            None => {}
+        }
+        rest = characters.as_str();
+    }
+    text.push_str(rest);
+    text
+}
+
+/// Resolves what follows `\u`: four digits, and a second escape where they are the first half of a
+/// surrogate pair.
+fn unicode_escape(after_u: &str) -> (char, &str) {
+    let hex4 = |text: &str| {
+        text.get(..4)
+            .and_then(|digits| u32::from_str_radix(digits, 16).ok())
+    };
+    let unit = hex4(after_u).unwrap_or(0);
+    let rest = after_u.get(4..).unwrap_or_default();
+    if let Some(character) = char::from_u32(unit) {
+        return (character, rest);
+    }
+    // The scanner saw both halves.
+    let second = rest.strip_prefix("\\u").and_then(hex4).unwrap_or(0xdc00);
+    let scalar = 0x1_0000 + ((unit & 0x3ff) << 10) + (second & 0x3ff);
+    (
+        char::from_u32(scalar).unwrap_or('\u{fffd}'),
+        rest.get(6..).unwrap_or_default(),
+    )
+}
