@@ -78,6 +78,7 @@ create table source_position (
 create table ingest_gap (
     id bigint generated always as identity primary key,
     chain integer not null references chain,
+    part bigint not null,                        -- the chain's last part then; the next names it
     cause text not null constraint ingest_gap_cause check (cause in ('truncated', 'recreated')),
     position bigint not null,                    -- where the chain stood
     log_start bigint not null,                   -- what the log held when the gap was found

@@ -1,0 +1,393 @@
+//! The batch: everything that one process folded since its last commit, in one transaction.
+//!
+//! Invariant: positions, ids, postings, rejections, duplicates and the hash chain move together, and
+//! only while the process owns every chain of the batch. Locks are taken in one order everywhere:
+//! positions, what is in force, ids, series, rate sets, batch and parts. Deliberately absent:
+//! retrying; a transaction that failed is folded again by the caller.
+
+mod position;
+mod rows;
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use domain::fold::BatchFold;
+use domain::hash::Hash256;
+use domain::ids::{ChainId, Epoch, Offset, PartRef, Version};
+use domain::part::{Counts, Skipped};
+use domain::price::RateSetId;
+use domain::series::SeriesId;
+use domain::time::UnixMs;
+use sqlx::{Connection, PgConnection};
+use tokio::time::timeout;
+use uuid::Uuid;
+
+use crate::claim::Fingerprint;
+use crate::connect::{Backend, Database, backend_of, end_backend, timed_out};
+use crate::error::{StoreError, sqlstate};
+use crate::fault;
+use crate::partitions;
+use position::Judged;
+
+/// How long a batch may take in all; above the server's `statement_timeout` of 60 s, so that it ends
+/// only what a silent network holds up.
+const COMMIT_TIMEOUT: Duration = Duration::from_secs(75);
+
+/// Series and rate sets that a writer remembers as stored; about 50 bytes each.
+const KNOWN_MAX: usize = 1_000_000;
+
+/// After a batch with a repeat, so many batches insert their ids row by row at once, since a `COPY`
+/// that meets a repeat is thrown away.
+const CAREFUL_BATCHES: u32 = 16;
+
+/// One partition's share of a batch, besides its rows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PartWrite {
+    /// The epoch that the process claimed the chain under.
+    pub epoch: Epoch,
+    /// Where the process believes that the chain stands; `None`: not begun.
+    pub expected: Option<Offset>,
+    /// Where the part before it ended (or the chain begins, or the accepted gap ended).
+    pub from: Offset,
+    /// The offset after the last that it covers, transaction markers included.
+    pub to: Offset,
+    /// The source's floor that it was folded under.
+    pub floor: Option<UnixMs>,
+    /// The accepted gap before it, if any.
+    pub skipped: Option<Skipped>,
+    /// The hash of the part before it; [`Hash256::ZERO`] for the first.
+    pub previous: Hash256,
+    /// The last folded record.
+    pub tail: Option<Fingerprint>,
+    /// The last folded record that was read again and matched.
+    pub anchor: Option<Fingerprint>,
+}
+
+/// What one transaction writes.
+pub struct BatchWrite {
+    /// The price book that it was priced by.
+    pub prices: Version,
+    /// The source configuration that it was decoded by.
+    pub sources: Version,
+    /// One per part of the fold, in the fold's order.
+    pub parts: Vec<PartWrite>,
+    /// The rows; its `take_ids` was called.
+    pub fold: BatchFold,
+}
+
+/// What a committed batch became.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Committed {
+    /// The batch's number.
+    pub batch: i64,
+    /// Each part with its hash, in the fold's order.
+    pub heads: Vec<(PartRef, Hash256)>,
+    /// What each part's records held, duplicates of earlier batches counted, in the fold's order.
+    pub counts: Vec<Counts>,
+}
+
+/// Why a batch is not known to be committed.
+#[derive(Debug, thiserror::Error)]
+pub enum CommitError {
+    /// Chains of the batch are not as the process knew them; nothing was written. Drop the fenced
+    /// ones until they are assigned again, claim the rewound ones anew.
+    #[error("the process no longer owns what it folded")]
+    Lost {
+        /// A newer owner has them, or they were stopped.
+        fenced: Vec<ChainId>,
+        /// The database went back: by fail-over or restore.
+        rewound: Vec<ChainId>,
+    },
+    /// Prices or sources changed; nothing was written. Load them and fold again.
+    #[error("prices or sources changed while the batch was folded")]
+    InForceChanged,
+    /// The answer to COMMIT was lost: ask [`Writer::resolve`] before anything else.
+    #[error("whether the batch was committed is not known")]
+    Unknown(#[source] StoreError),
+    /// Nothing was written; fold again if the error's kind says that a later try may succeed.
+    #[error(transparent)]
+    Failed(#[from] StoreError),
+}
+
+/// A part whose commit is not known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ResolvePart {
+    /// The chain.
+    pub chain: ChainId,
+    /// The epoch that it was claimed under.
+    pub epoch: Epoch,
+    /// Where it stood before the batch.
+    pub expected: Option<Offset>,
+    /// Where it stands if the batch was committed.
+    pub to: Offset,
+}
+
+/// What became of a batch whose commit was not known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resolved {
+    /// It was committed.
+    Applied,
+    /// It was not, and the chains are still ours: fold it again.
+    NotApplied,
+    /// Some chain stands elsewhere: claim all of them anew.
+    Lost,
+}
+
+/// A position that moves over transaction markers, without a part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IdleAdvance {
+    /// The chain.
+    pub chain: ChainId,
+    /// The epoch that it was claimed under.
+    pub epoch: Epoch,
+    /// Where it stands; `None`: not begun.
+    pub from: Option<Offset>,
+    /// Where it stands afterwards.
+    pub to: Offset,
+}
+
+/// The one connection that a process folds by, and what it knows to be stored.
+pub struct Writer {
+    database: Database,
+    process: Uuid,
+    connection: Option<PgConnection>,
+    backend: Backend,
+    memory: Memory,
+}
+
+/// What committed batches of this connection have stored already.
+#[derive(Debug, Default)]
+struct Memory {
+    series: HashSet<SeriesId>,
+    rate_sets: HashSet<RateSetId>,
+    partitions: partitions::Known,
+    careful_batches: u32,
+}
+
+impl Writer {
+    /// Opens the connection.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Unreachable`] (retry), [`StoreError::Forbidden`] (stop).
+    pub async fn connect(db: &Database, process: Uuid) -> Result<Self, StoreError> {
+        let (connection, backend) = open(db, None).await?;
+        Ok(Self {
+            database: db.clone(),
+            process,
+            connection: Some(connection),
+            backend,
+            memory: Memory::default(),
+        })
+    }
+
+    /// Returns the backend that serves the connection, or served it last.
+    #[must_use]
+    pub const fn backend(&self) -> Backend {
+        self.backend
+    }
+
+    /// Commits a batch. After any error but a lost chain or a change in force the connection is
+    /// given up, and the next call opens a new one.
+    ///
+    /// # Errors
+    ///
+    /// Each case of [`CommitError`], which says what to do.
+    pub async fn commit(&mut self, batch: BatchWrite) -> Result<Committed, CommitError> {
+        let mut connection = self.take_connection().await?;
+        let mut memory = std::mem::take(&mut self.memory);
+        let owner = (self.process, self.backend);
+        let mut is_committing = false;
+        let write = write(
+            &mut connection,
+            &mut memory,
+            owner,
+            batch,
+            &mut is_committing,
+        );
+        let outcome = timeout(COMMIT_TIMEOUT, Box::pin(write)).await;
+        let outcome = outcome.unwrap_or_else(|_| {
+            let error = timed_out("a batch was written");
+            Err(if is_committing {
+                CommitError::Unknown(error)
+            } else {
+                error.into()
+            })
+        });
+        match &outcome {
+            Ok(_) | Err(CommitError::Lost { .. } | CommitError::InForceChanged) => {
+                self.connection = Some(connection);
+                self.memory = memory;
+            }
+            // Dropped with what it knew: what a broken connection stored is not known either.
+            Err(CommitError::Unknown(_) | CommitError::Failed(_)) => {}
+        }
+        outcome
+    }
+
+    /// Finds out whether a batch whose commit is not known was committed: on a new connection, and
+    /// only after the old one's transaction has ended.
+    ///
+    /// # Errors
+    ///
+    /// Each [`StoreError`] of a statement; ask again, since nothing may be folded before the answer.
+    pub async fn resolve(&mut self, parts: &[ResolvePart]) -> Result<Resolved, StoreError> {
+        self.connection = None;
+        let mut connection = self.take_connection().await?;
+        let work = position::resolve(&mut connection, parts);
+        let resolved = timeout(COMMIT_TIMEOUT, work).await;
+        let resolved = resolved.unwrap_or_else(|_| Err(timed_out("a commit was looked up")))?;
+        self.connection = Some(connection);
+        Ok(resolved)
+    }
+
+    /// Moves positions over offsets that hold no records. Returns the chains that are not as the
+    /// caller knew them; theirs did not move, the others' did.
+    ///
+    /// # Errors
+    ///
+    /// Each [`StoreError`] of a statement; nothing moved, or it is not known: claim anew.
+    pub async fn advance(&mut self, moves: &[IdleAdvance]) -> Result<Vec<ChainId>, StoreError> {
+        let mut connection = self.take_connection().await?;
+        let work = position::advance(&mut connection, self.backend, moves);
+        let lost = timeout(COMMIT_TIMEOUT, work).await;
+        let lost = lost.unwrap_or_else(|_| Err(timed_out("positions were moved")))?;
+        self.connection = Some(connection);
+        Ok(lost)
+    }
+
+    /// Takes the connection out, so that an error or a cancelled call drops it; opens a new one
+    /// where there is none.
+    async fn take_connection(&mut self) -> Result<PgConnection, StoreError> {
+        if let Some(connection) = self.connection.take() {
+            return Ok(connection);
+        }
+        self.memory = Memory::default();
+        let (connection, backend) = open(&self.database, Some(self.backend)).await?;
+        self.backend = backend;
+        Ok(connection)
+    }
+}
+
+/// Opens a connection and takes the role; before that, ends the backend of the connection that was
+/// given up, whose transaction may still hold locks.
+async fn open(
+    db: &Database,
+    former: Option<Backend>,
+) -> Result<(PgConnection, Backend), StoreError> {
+    let mut connection = db.connect_without_role().await?;
+    if let Some(former) = former {
+        end_backend(&mut connection, former).await?;
+    }
+    let backend = backend_of(&mut connection).await?;
+    db.take_role(&mut connection).await?;
+    Ok((connection, backend))
+}
+
+/// The transaction. `is_committing` is set once the server may have committed.
+async fn write(
+    connection: &mut PgConnection,
+    memory: &mut Memory,
+    (process, backend): (Uuid, Backend),
+    batch: BatchWrite,
+    is_committing: &mut bool,
+) -> Result<Committed, CommitError> {
+    let BatchWrite {
+        prices,
+        sources,
+        parts,
+        mut fold,
+    } = batch;
+    let refs: Vec<PartRef> = fold
+        .parts()
+        .iter()
+        .map(domain::fold::PartFold::part)
+        .collect();
+    position::check_ranges(&refs, &parts)?;
+    memory.partitions.ensure(connection, &fold).await?;
+
+    let mut tx = connection.begin().await.map_err(StoreError::from)?;
+    if let Judged::Lost { fenced, rewound } =
+        position::move_all(&mut tx, backend, &refs, &parts).await?
+    {
+        roll_back(tx).await?;
+        return Err(CommitError::Lost { fenced, rewound });
+    }
+    fault::point("batch::after_position");
+    if !rows::is_in_force(&mut tx, prices, sources).await? {
+        roll_back(tx).await?;
+        return Err(CommitError::InForceChanged);
+    }
+    take_ids(&mut tx, memory, &mut fold).await?;
+    fault::point("batch::after_ids");
+
+    let closed = fold.close();
+    let headers = rows::headers(&closed, &parts, (prices, sources));
+    let heads: Vec<(PartRef, Hash256)> = closed
+        .parts
+        .iter()
+        .zip(&headers)
+        .map(|(part, header)| (part.part, part.hash(header)))
+        .collect();
+    let new_series = rows::insert_series(&mut tx, &closed, &memory.series).await?;
+    let new_rate_sets = rows::insert_rate_sets(&mut tx, &closed, &memory.rate_sets).await?;
+    let batch = rows::insert_parts(&mut tx, process, &closed, &headers, &heads).await?;
+    rows::copy_rows(&mut tx, &closed).await?;
+    fault::point("batch::after_postings");
+
+    fault::point("batch::before_commit");
+    *is_committing = true;
+    tx.commit().await.map_err(commit_error)?;
+    fault::point("batch::after_commit");
+    remember(&mut memory.series, new_series);
+    remember(&mut memory.rate_sets, new_rate_sets);
+    Ok(Committed {
+        batch,
+        heads,
+        counts: closed.parts.iter().map(|part| part.counts).collect(),
+    })
+}
+
+async fn take_ids(
+    tx: &mut PgConnection,
+    memory: &mut Memory,
+    fold: &mut BatchFold,
+) -> Result<(), StoreError> {
+    let is_careful = memory.careful_batches > 0;
+    memory.careful_batches = memory.careful_batches.saturating_sub(1);
+    let seen = rows::take_ids(tx, fold.ids(), is_careful).await?;
+    if !seen.is_empty() {
+        memory.careful_batches = CAREFUL_BATCHES;
+        fold.withdraw_seen(&seen);
+    }
+    Ok(())
+}
+
+async fn roll_back(tx: sqlx::Transaction<'_, sqlx::Postgres>) -> Result<(), StoreError> {
+    tx.rollback().await?;
+    Ok(())
+}
+
+/// Sorts an error of COMMIT: only what Postgres says is rolled back is known to be.
+fn commit_error(error: sqlx::Error) -> CommitError {
+    let state = sqlstate(&error);
+    let is_rolled_back = state.as_deref().is_some_and(|state| {
+        // Class 40 is "transaction rollback" but for 40003, "statement completion unknown"; class 23
+        // is a constraint that was checked at the end.
+        (state.starts_with("40") && state != "40003") || state.starts_with("23")
+    });
+    let error = StoreError::from(error);
+    if is_rolled_back {
+        CommitError::Failed(error)
+    } else {
+        CommitError::Unknown(error)
+    }
+}
+
+/// Adds what the committed batch stored; emptied first where it would hold too much.
+fn remember<K: Eq + std::hash::Hash>(known: &mut HashSet<K>, new: Vec<K>) {
+    if known.len().saturating_add(new.len()) > KNOWN_MAX {
+        known.clear();
+    }
+    known.extend(new);
+}

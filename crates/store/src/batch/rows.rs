@@ -1,0 +1,453 @@
+//! The rows of a batch: ids, series, rate sets, parts, postings, rejections, duplicates.
+//!
+//! Invariant: rows that other processes may write too arrive in the order of their keys, so that two
+//! batches never wait for each other in a circle. Deliberately absent: positions.
+
+use std::collections::{HashMap, HashSet};
+
+use domain::event::Identity;
+use domain::fold::{ClosedBatch, ClosedPart, Posting, SeenId};
+use domain::hash::{Hash128, Hash256};
+use domain::ids::{ChainId, PartNumber, PartRef, Version};
+use domain::meter::Meter;
+use domain::money::Rate;
+use domain::part::{FOLD_VERSION, HASH_VERSION, PartHeader};
+use domain::price::{RateSet, RateSetId};
+use domain::series::SeriesId;
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::PartWrite;
+use crate::copy::{CopyError, Rows};
+use crate::error::StoreError;
+use crate::in_force::uuid_of;
+
+/// Bytes of one row as it is sent: three fields and their lengths.
+const ID_ROW_BYTES: usize = 42;
+/// The same for a posting with an amount of up to ten groups.
+const POSTING_ROW_BYTES: usize = 268;
+
+/// Holds what is in force until the transaction ends, and says whether it is what was folded by.
+pub(super) async fn is_in_force(
+    tx: &mut PgConnection,
+    prices: Version,
+    sources: Version,
+) -> Result<bool, StoreError> {
+    let row = sqlx::query!("/* is_in_force */ select prices, sources from in_force for share")
+        .fetch_one(tx)
+        .await?;
+    Ok(row.prices == Some(prices.0) && row.sources == Some(sources.0))
+}
+
+/// Takes the ids; returns those that were taken before, and by which part.
+pub(super) async fn take_ids(
+    tx: &mut PgConnection,
+    ids: &[SeenId],
+    is_careful: bool,
+) -> Result<HashMap<Identity, PartRef>, StoreError> {
+    if ids.is_empty() {
+        return Ok(HashMap::new());
+    }
+    if is_careful {
+        return insert_ids(tx, ids).await;
+    }
+    // Savepoints take no parameters; the driver's own would hide that the fallback goes on in the
+    // same transaction.
+    sqlx::raw_sql("savepoint ids").execute(&mut *tx).await?;
+    match copy_ids(tx, ids).await {
+        Ok(()) => {
+            sqlx::raw_sql("release savepoint ids")
+                .execute(&mut *tx)
+                .await?;
+            Ok(HashMap::new())
+        }
+        Err(CopyError::Exists) => {
+            sqlx::raw_sql("rollback to savepoint ids; release savepoint ids")
+                .execute(&mut *tx)
+                .await?;
+            insert_ids(tx, ids).await
+        }
+        Err(CopyError::Store(error)) => Err(error),
+    }
+}
+
+async fn copy_ids(tx: &mut PgConnection, ids: &[SeenId]) -> Result<(), CopyError> {
+    let mut rows = Rows::with_capacity(ids.len(), ID_ROW_BYTES);
+    for id in ids {
+        rows.row(3)
+            .int8(id.part.number.0)
+            .uuid(id.identity.to_bits().to_be_bytes())
+            .int4(id.part.chain.0);
+    }
+    rows.send(
+        tx,
+        "copy event_seen (part, identity, chain) from stdin (format binary)",
+    )
+    .await
+}
+
+/// Inserts what is new and looks up the rest. A row that another transaction is inserting is waited
+/// for; the look-up is a later statement, so it sees that row.
+async fn insert_ids(
+    tx: &mut PgConnection,
+    ids: &[SeenId],
+) -> Result<HashMap<Identity, PartRef>, StoreError> {
+    let uuids: Vec<Uuid> = ids.iter().map(|id| uuid_of_identity(id.identity)).collect();
+    let chains: Vec<i32> = ids.iter().map(|id| id.part.chain.0).collect();
+    let parts: Vec<i64> = ids.iter().map(|id| id.part.number.0).collect();
+    let taken = sqlx::query_scalar!(
+        "/* insert_ids */
+        insert into event_seen (part, identity, chain)
+        select part, identity, chain
+        from unnest($1::bigint[], $2::uuid[], $3::integer[]) as new (part, identity, chain)
+        order by identity
+        on conflict do nothing
+        returning identity",
+        &parts,
+        &uuids,
+        &chains
+    )
+    .fetch_all(&mut *tx)
+    .await?;
+    let taken: HashSet<Uuid> = taken.into_iter().collect();
+    let seen: Vec<Uuid> = uuids
+        .into_iter()
+        .filter(|uuid| !taken.contains(uuid))
+        .collect();
+    if seen.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let rows = sqlx::query!(
+        "/* first_of_ids */ select identity, chain, part from event_seen where identity = any($1)",
+        &seen
+    )
+    .fetch_all(&mut *tx)
+    .await?;
+    if rows.len() != seen.len() {
+        // The day was dropped in between; by now its ids are below the floor.
+        return Err(StoreError::Busy(None));
+    }
+    Ok(rows
+        .into_iter()
+        .map(|row| {
+            let identity = Identity::from_bits(row.identity.as_u128());
+            (
+                identity,
+                PartRef {
+                    chain: ChainId(row.chain),
+                    number: PartNumber(row.part),
+                },
+            )
+        })
+        .collect())
+}
+
+/// Describes the parts as their hashes cover them.
+pub(super) fn headers(
+    closed: &ClosedBatch,
+    parts: &[PartWrite],
+    (prices, sources): (Version, Version),
+) -> Vec<PartHeader> {
+    let header = |(part, write): (&ClosedPart, &PartWrite)| PartHeader {
+        part: part.part,
+        epoch: write.epoch,
+        from: write.from,
+        to: write.to,
+        counts: part.counts,
+        fold_version: FOLD_VERSION,
+        floor: write.floor,
+        prices,
+        sources,
+        skipped: write.skipped,
+        previous: write.previous,
+    };
+    closed.parts.iter().zip(parts).map(header).collect()
+}
+
+/// Inserts the series that are not known to be stored; returns them.
+pub(super) async fn insert_series(
+    tx: &mut PgConnection,
+    closed: &ClosedBatch,
+    known: &HashSet<SeriesId>,
+) -> Result<Vec<SeriesId>, StoreError> {
+    let new: Vec<_> = closed
+        .series
+        .iter()
+        .filter(|(id, _)| !known.contains(id))
+        .collect();
+    if new.is_empty() {
+        return Ok(Vec::new());
+    }
+    let keys: Vec<Uuid> = new.iter().map(|(id, _)| uuid_of(id.0)).collect();
+    let column = |text: fn(&domain::series::Series) -> &str| -> Vec<String> {
+        new.iter()
+            .map(|(_, series)| text(series).to_owned())
+            .collect()
+    };
+    sqlx::query!(
+        "/* insert_series */
+        insert into series (key, tenant, app, user_id, session, route, provider, model)
+        select key, tenant, app, user_id, session, route, provider, model
+        from unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[],
+            $7::text[], $8::text[])
+            as new (key, tenant, app, user_id, session, route, provider, model)
+        order by key
+        on conflict do nothing",
+        &keys,
+        &column(|series| &series.tenant),
+        &column(|series| &series.app),
+        &column(|series| &series.user),
+        &column(|series| &series.session),
+        &column(|series| &series.route),
+        &column(|series| &series.provider),
+        &column(|series| &series.model)
+    )
+    .execute(tx)
+    .await?;
+    Ok(new.into_iter().map(|(id, _)| *id).collect())
+}
+
+/// Inserts the rate sets that are not known to be stored; returns them. The rates of one set travel
+/// as one text, in the order of the meters, since arrays of arrays cannot be unnested.
+pub(super) async fn insert_rate_sets(
+    tx: &mut PgConnection,
+    closed: &ClosedBatch,
+    known: &HashSet<RateSetId>,
+) -> Result<Vec<RateSetId>, StoreError> {
+    let new: Vec<(&RateSetId, &RateSet)> = closed
+        .rate_sets
+        .iter()
+        .filter(|(id, _)| !known.contains(id))
+        .map(|(id, set)| (id, set.as_ref()))
+        .collect();
+    if new.is_empty() {
+        return Ok(Vec::new());
+    }
+    let keys: Vec<Uuid> = new.iter().map(|(id, _)| uuid_of(id.0)).collect();
+    let column = |text: fn(&RateSet) -> String| -> Vec<String> {
+        new.iter().map(|(_, set)| text(set)).collect()
+    };
+    let above: Vec<i64> = new
+        .iter()
+        .map(|(_, set)| i64::try_from(set.above_input_tokens).unwrap_or(i64::MAX))
+        .collect();
+    sqlx::query!(
+        "/* insert_rate_sets */
+        insert into rate_set (key, provider, priced_model, book_model, above_input_tokens, requests,
+            input_uncached_tokens, input_cache_read_tokens, input_cache_write_tokens,
+            input_cache_write_1h_tokens, input_audio_tokens, output_text_tokens,
+            output_reasoning_tokens, output_audio_tokens, images, rate_of)
+        select key, provider, priced_model, book_model, above, nullif(rates[1], '')::numeric,
+            nullif(rates[2], '')::numeric, nullif(rates[3], '')::numeric,
+            nullif(rates[4], '')::numeric, nullif(rates[5], '')::numeric,
+            nullif(rates[6], '')::numeric, nullif(rates[7], '')::numeric,
+            nullif(rates[8], '')::numeric, nullif(rates[9], '')::numeric,
+            nullif(rates[10], '')::numeric, rate_of
+        from (
+            select key, provider, priced_model, book_model, above,
+                string_to_array(rates, ',') as rates, string_to_array(rate_of, ',') as rate_of
+            from unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::text[],
+                $7::text[])
+                as one (key, provider, priced_model, book_model, above, rates, rate_of)
+        ) as new
+        order by key
+        on conflict do nothing",
+        &keys,
+        &column(|set| set.provider.clone()),
+        &column(|set| set.priced_model.clone()),
+        &column(|set| set.book_model.clone()),
+        &above,
+        &column(|set| joined(set, |rate, _| rate.to_string())),
+        &column(|set| joined(set, |_, from| from.name().to_owned()))
+    )
+    .execute(tx)
+    .await?;
+    Ok(new.into_iter().map(|(id, _)| *id).collect())
+}
+
+/// Writes one word per meter, empty where it has no rate.
+fn joined(set: &RateSet, word: impl Fn(Rate, Meter) -> String) -> String {
+    let words: Vec<String> = set
+        .rates
+        .iter()
+        .map(|(_, rate)| rate.map_or_else(String::new, |(rate, from)| word(rate, from)))
+        .collect();
+    words.join(",")
+}
+
+/// Inserts the batch and its parts; returns the batch's number.
+pub(super) async fn insert_parts(
+    tx: &mut PgConnection,
+    process: Uuid,
+    closed: &ClosedBatch,
+    headers: &[PartHeader],
+    heads: &[(PartRef, Hash256)],
+) -> Result<i64, StoreError> {
+    let batch = sqlx::query_scalar!(
+        "/* insert_batch */ insert into batch (process) values ($1) returning id",
+        process
+    )
+    .fetch_one(&mut *tx)
+    .await?;
+    let mut rows = Rows::with_capacity(headers.len(), 400);
+    for ((header, part), (_, hash)) in headers.iter().zip(&closed.parts).zip(heads) {
+        rows.row(21)
+            .int4(header.part.chain.0)
+            .int8(header.part.number.0)
+            .int8(batch)
+            .int8(header.epoch.0)
+            .int8(header.from.0)
+            .int8(header.to.0)
+            .count(header.counts.records)
+            .count(header.counts.accepted)
+            .count(header.counts.duplicates)
+            .count(header.counts.rejected)
+            .count(header.counts.ignored)
+            .length(part.postings.len())
+            .int2(HASH_VERSION)
+            .int2(header.fold_version);
+        match header.floor {
+            Some(floor) => rows.timestamp(floor),
+            None => rows.null(),
+        };
+        rows.int8(header.prices.0).int8(header.sources.0);
+        match header.skipped {
+            Some(skipped) => rows.int8(skipped.from.0).int8(skipped.to.0),
+            None => rows.null().null(),
+        };
+        rows.bytea(&header.previous.to_bytes())
+            .bytea(&hash.to_bytes());
+    }
+    rows.send(
+        tx,
+        "copy part (chain, number, batch, epoch, from_offset, to_offset, records, accepted, \
+         duplicates, rejected, ignored, postings, hash_version, fold_version, floor_at, prices, \
+         sources, skipped_from, skipped_to, previous_hash, hash) from stdin (format binary)",
+    )
+    .await
+    .map_err(|error| error.into_store_error("part"))?;
+    Ok(batch)
+}
+
+/// Copies postings, rejected events and duplicates.
+pub(super) async fn copy_rows(
+    tx: &mut PgConnection,
+    closed: &ClosedBatch,
+) -> Result<(), StoreError> {
+    copy_postings(tx, closed)
+        .await
+        .map_err(|error| error.into_store_error("posting"))?;
+    copy_rejected(tx, closed)
+        .await
+        .map_err(|error| error.into_store_error("rejected_event"))?;
+    copy_duplicates(tx, closed)
+        .await
+        .map_err(|error| error.into_store_error("duplicate"))
+}
+
+async fn copy_postings(tx: &mut PgConnection, closed: &ClosedBatch) -> Result<(), CopyError> {
+    let count = closed.parts.iter().map(|part| part.postings.len()).sum();
+    let mut rows = Rows::with_capacity(count, POSTING_ROW_BYTES);
+    for part in &closed.parts {
+        for posting in &part.postings {
+            add_posting(&mut rows, part.part, posting);
+        }
+    }
+    if rows.is_empty() {
+        return Ok(());
+    }
+    rows.send(
+        tx,
+        "copy posting (chain, part, series, rate_set, quarter, requests, input_uncached_tokens, \
+         input_cache_read_tokens, input_cache_write_tokens, input_cache_write_1h_tokens, \
+         input_audio_tokens, output_text_tokens, output_reasoning_tokens, output_audio_tokens, \
+         images, failed_requests, unmeasured_requests, priced_requests, unpriced_requests, amount) \
+         from stdin (format binary)",
+    )
+    .await
+}
+
+fn add_posting(rows: &mut Rows, part: PartRef, posting: &Posting) {
+    let sums = &posting.sums;
+    rows.row(20)
+        .int4(part.chain.0)
+        .int8(part.number.0)
+        .uuid(posting.key.series.0.to_bytes())
+        .uuid(posting.key.rate_set.0.to_bytes())
+        .timestamp(posting.key.quarter.start());
+    for quantity in sums.quantities.as_array() {
+        rows.count(*quantity);
+    }
+    rows.count(sums.failed_requests)
+        .count(sums.unmeasured_requests)
+        .count(sums.priced_requests)
+        .count(sums.unpriced_requests);
+    if sums.unpriced_requests > 0 && sums.priced_requests == 0 {
+        rows.null();
+    } else {
+        rows.numeric(sums.amount.units());
+    }
+}
+
+async fn copy_rejected(tx: &mut PgConnection, closed: &ClosedBatch) -> Result<(), CopyError> {
+    let bytes = closed.parts.iter().flat_map(|part| &part.rejected);
+    let bytes = bytes
+        .map(|rejected| rejected.payload.len().saturating_add(700))
+        .sum();
+    let mut rows = Rows::with_capacity(1, bytes);
+    for part in &closed.parts {
+        for rejected in &part.rejected {
+            rows.row(11)
+                .int4(part.part.chain.0)
+                .int8(rejected.place.offset.0)
+                .index(rejected.place.index)
+                .int8(part.part.number.0)
+                .text(rejected.rejection.reason.name())
+                .text(&rejected.rejection.field)
+                .text(&rejected.rejection.detail)
+                .timestamp(rejected.record_time)
+                .bytea(&rejected.payload)
+                .count(rejected.payload_bytes)
+                .uuid(rejected.payload_digest.to_bytes());
+        }
+    }
+    if rows.is_empty() {
+        return Ok(());
+    }
+    rows.send(
+        tx,
+        "copy rejected_event (chain, record_offset, index, part, reason, field, detail, record_at, \
+         payload, payload_bytes, payload_digest) from stdin (format binary)",
+    )
+    .await
+}
+
+async fn copy_duplicates(tx: &mut PgConnection, closed: &ClosedBatch) -> Result<(), CopyError> {
+    let count = closed.parts.iter().map(|part| part.duplicates.len()).sum();
+    let mut rows = Rows::with_capacity(count, 80);
+    for part in &closed.parts {
+        for duplicate in &part.duplicates {
+            rows.row(7)
+                .int4(part.part.chain.0)
+                .int8(duplicate.place.offset.0)
+                .index(duplicate.place.index)
+                .int8(part.part.number.0)
+                .uuid(duplicate.identity.to_bits().to_be_bytes())
+                .int4(duplicate.first.chain.0)
+                .int8(duplicate.first.number.0);
+        }
+    }
+    if rows.is_empty() {
+        return Ok(());
+    }
+    rows.send(
+        tx,
+        "copy duplicate (chain, record_offset, index, part, identity, first_chain, first_part) \
+         from stdin (format binary)",
+    )
+    .await
+}
+
+fn uuid_of_identity(identity: Identity) -> Uuid {
+    uuid_of(Hash128::from_bytes(identity.to_bits().to_be_bytes()))
+}

@@ -1,0 +1,161 @@
+//! What is in force: the price book and the source configuration that batches fold by.
+//!
+//! Invariant: a batch holds the one row shared until it commits, a change holds it alone, so nothing
+//! is folded between the old and the new. A set of files is applied at a start only once, ever.
+//! Deliberately absent: what the contents mean; they are canonical text here.
+
+use domain::hash::Hash128;
+use domain::ids::Version;
+use sqlx::{Postgres, Transaction};
+use uuid::Uuid;
+
+use crate::connect::Database;
+use crate::error::StoreError;
+
+/// What is in force.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InForce {
+    /// The price book's version.
+    pub prices: Version,
+    /// The price book in its canonical form.
+    pub price_book: String,
+    /// The source configuration's version.
+    pub sources: Version,
+    /// The source configuration in its canonical form.
+    pub source_config: String,
+}
+
+/// What came of applying a set of files at a start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Applied {
+    /// It is in force under this version.
+    Yes(Version),
+    /// This very set was applied at a start before; what was decided since stays.
+    AlreadyApplied,
+}
+
+/// Returns what is in force.
+///
+/// # Errors
+///
+/// [`StoreError::NothingInForce`] before the first start of an ingest; each of a statement.
+pub async fn load(db: &Database) -> Result<InForce, StoreError> {
+    let row = sqlx::query!(
+        r#"/* load_in_force */
+        select p.version as prices, p.content as price_book, s.version as sources,
+            s.content as source_config
+        from in_force f join price_book p on p.version = f.prices
+        join source_config s on s.version = f.sources"#
+    )
+    .fetch_optional(db.pool())
+    .await?;
+    let row = row.ok_or(StoreError::NothingInForce)?;
+    Ok(InForce {
+        prices: Version(row.prices),
+        price_book: row.price_book,
+        sources: Version(row.sources),
+        source_config: row.source_config,
+    })
+}
+
+/// Puts a price book in force, unless this very one was applied at a start before.
+///
+/// `origin` names the shipped book and the files it was made of.
+///
+/// # Errors
+///
+/// [`StoreError::Busy`] where batches do not let go in time (retry); each of a statement.
+pub async fn apply_prices_at_start(
+    db: &Database,
+    canonical: &str,
+    hash: Hash128,
+    origin: &str,
+) -> Result<Applied, StoreError> {
+    let mut tx = db.pool().begin().await?;
+    hold_alone(&mut tx).await?;
+    if !is_first(&mut tx, "prices", hash).await? {
+        return Ok(Applied::AlreadyApplied);
+    }
+    let version = sqlx::query_scalar!(
+        "/* apply_prices */
+        insert into price_book (content, content_hash, origin) values ($1, $2, $3)
+        returning version",
+        canonical,
+        uuid_of(hash),
+        origin
+    )
+    .fetch_one(&mut *tx)
+    .await?;
+    sqlx::query!(
+        "/* apply_prices */ update in_force set prices = $1",
+        version
+    )
+    .execute(&mut *tx)
+    .await?;
+    tx.commit().await?;
+    Ok(Applied::Yes(Version(version)))
+}
+
+/// Puts a source configuration in force, unless this very one was applied at a start before.
+///
+/// # Errors
+///
+/// [`StoreError::Busy`] where batches do not let go in time (retry); each of a statement.
+pub async fn apply_sources_at_start(
+    db: &Database,
+    canonical: &str,
+    hash: Hash128,
+) -> Result<Applied, StoreError> {
+    let mut tx = db.pool().begin().await?;
+    hold_alone(&mut tx).await?;
+    if !is_first(&mut tx, "sources", hash).await? {
+        return Ok(Applied::AlreadyApplied);
+    }
+    let version = sqlx::query_scalar!(
+        "/* apply_sources */
+        insert into source_config (content, content_hash) values ($1, $2) returning version",
+        canonical,
+        uuid_of(hash)
+    )
+    .fetch_one(&mut *tx)
+    .await?;
+    sqlx::query!(
+        "/* apply_sources */ update in_force set sources = $1",
+        version
+    )
+    .execute(&mut *tx)
+    .await?;
+    tx.commit().await?;
+    Ok(Applied::Yes(Version(version)))
+}
+
+/// Waits for all batches and keeps new ones waiting. The table's lock comes first: on the row alone,
+/// batches that overlap could share it for ever and never let the change in.
+async fn hold_alone(tx: &mut Transaction<'_, Postgres>) -> Result<(), StoreError> {
+    // `lock table` cannot be prepared.
+    sqlx::raw_sql("lock table in_force in exclusive mode")
+        .execute(&mut **tx)
+        .await?;
+    Ok(())
+}
+
+async fn is_first(
+    tx: &mut Transaction<'_, Postgres>,
+    kind: &str,
+    hash: Hash128,
+) -> Result<bool, StoreError> {
+    let inserted = sqlx::query!(
+        "/* is_first */
+        insert into applied_at_start (kind, content_hash) values ($1, $2) on conflict do nothing",
+        kind,
+        uuid_of(hash)
+    )
+    .execute(&mut **tx)
+    .await?
+    .rows_affected();
+    Ok(inserted == 1)
+}
+
+pub(crate) const fn uuid_of(hash: Hash128) -> Uuid {
+    Uuid::from_bytes(hash.to_bytes())
+}

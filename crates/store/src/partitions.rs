@@ -1,0 +1,191 @@
+//! Partitions of postings by month and of ids by day: made ahead, dropped below every floor.
+//!
+//! Invariant: a row always finds a partition, since the default ones catch what none was made for.
+//! Deliberately absent: dropping postings; nothing here ever does.
+
+use std::collections::HashSet;
+
+use chrono::{DateTime, Datelike, Days, Months, NaiveDate, Utc};
+use domain::event::Identity;
+use domain::fold::BatchFold;
+use domain::time::{DAY_MS, Quarter, UnixMs};
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use crate::connect::Database;
+use crate::error::StoreError;
+
+/// Partitions that one batch makes at most. A log whose times are spread over decades would
+/// otherwise make thousands; the default partitions hold the rest.
+const MADE_PER_BATCH_MAX: usize = 48;
+
+/// How long a partition may wait for a reader to let go of the default partition. Whatever cannot
+/// be made now is tried again with the next batch.
+const LOCK_TIMEOUT: &str = "set local lock_timeout = '500ms'";
+
+/// The partitions that are known to exist.
+#[derive(Debug, Default)]
+pub(crate) struct Known {
+    days: HashSet<NaiveDate>,
+    months: HashSet<NaiveDate>,
+}
+
+impl Known {
+    /// Makes the partitions that the batch's rows belong to, and those after them, in transactions
+    /// of their own before the batch's.
+    pub(crate) async fn ensure(
+        &mut self,
+        connection: &mut PgConnection,
+        fold: &BatchFold,
+    ) -> Result<(), StoreError> {
+        let ids = fold.ids().iter().map(|id| id.identity.start());
+        let missing_days = missing(ids, &self.days, |date| date);
+        let quarters = fold.quarters().map(Quarter::start);
+        let missing_months = missing(quarters, &self.months, first_of_month);
+        let days = with_next(missing_days, &self.days, |date| {
+            date.checked_add_days(Days::new(1))
+        });
+        let months = with_next(missing_months, &self.months, |date| {
+            date.checked_add_months(Months::new(1))
+        });
+        for day in days {
+            if is_made(ensure_day(connection, day).await)? {
+                self.days.insert(day);
+            }
+        }
+        for month in months {
+            if is_made(ensure_month(connection, month).await)? {
+                self.months.insert(month);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Returns the days (or months) of the instants that are not known to have a partition.
+fn missing(
+    instants: impl Iterator<Item = UnixMs>,
+    known: &HashSet<NaiveDate>,
+    of: impl Fn(NaiveDate) -> NaiveDate,
+) -> HashSet<NaiveDate> {
+    let mut missing = HashSet::new();
+    let mut last_day = None;
+    for instant in instants {
+        // Rows come in runs of one day: only the first of a run is looked at.
+        let day = instant.get() / DAY_MS;
+        if last_day == Some(day) {
+            continue;
+        }
+        last_day = Some(day);
+        let date = of(instant.to_utc().date_naive());
+        if !known.contains(&date) {
+            missing.insert(date);
+        }
+    }
+    missing
+}
+
+fn first_of_month(date: NaiveDate) -> NaiveDate {
+    date.with_day(1).unwrap_or(date)
+}
+
+/// Adds each one's successor, sorts, and keeps the latest, which the next batches need too.
+fn with_next(
+    missing: HashSet<NaiveDate>,
+    known: &HashSet<NaiveDate>,
+    next: impl Fn(NaiveDate) -> Option<NaiveDate>,
+) -> Vec<NaiveDate> {
+    let nexts: Vec<NaiveDate> = missing.iter().filter_map(|date| next(*date)).collect();
+    let mut all: Vec<NaiveDate> = missing.into_iter().chain(nexts).collect();
+    all.retain(|date| !known.contains(date));
+    all.sort_unstable();
+    all.dedup();
+    let surplus = all.len().saturating_sub(MADE_PER_BATCH_MAX);
+    all.split_off(surplus)
+}
+
+/// A partition that a reader holds up is left for later; the rows go to the default partition.
+fn is_made(made: Result<(), StoreError>) -> Result<bool, StoreError> {
+    match made {
+        Ok(()) => Ok(true),
+        Err(StoreError::Busy(error)) => {
+            tracing::warn!(error = ?error, "a partition could not be made yet, readers hold the lock");
+            Ok(false)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+async fn ensure_day(connection: &mut PgConnection, day: NaiveDate) -> Result<(), StoreError> {
+    let Some((first, after)) = identities_of(day) else {
+        return Ok(());
+    };
+    let mut tx = sqlx::Connection::begin(connection).await?;
+    sqlx::raw_sql(LOCK_TIMEOUT).execute(&mut *tx).await?;
+    sqlx::query!(
+        "/* ensure_day */ select ensure_event_seen_day($1, $2, $3)",
+        day,
+        first,
+        after
+    )
+    .execute(&mut *tx)
+    .await?;
+    tx.commit().await?;
+    Ok(())
+}
+
+async fn ensure_month(connection: &mut PgConnection, month: NaiveDate) -> Result<(), StoreError> {
+    let mut tx = sqlx::Connection::begin(connection).await?;
+    sqlx::raw_sql(LOCK_TIMEOUT).execute(&mut *tx).await?;
+    sqlx::query!(
+        "/* ensure_month */ select ensure_posting_month($1)",
+        midnight(month)
+    )
+    .execute(&mut *tx)
+    .await?;
+    tx.commit().await?;
+    Ok(())
+}
+
+fn midnight(date: NaiveDate) -> DateTime<Utc> {
+    date.and_time(chrono::NaiveTime::MIN).and_utc()
+}
+
+/// Returns the first identity of a day of UTC and the first after it.
+fn identities_of(day: NaiveDate) -> Option<(Uuid, Uuid)> {
+    let start = UnixMs::from_utc(midnight(day))?;
+    let end = UnixMs::new(start.get() + DAY_MS)?;
+    let uuid = |instant| Uuid::from_u128(Identity::first_at(instant).to_bits());
+    Some((uuid(start), uuid(end)))
+}
+
+/// Drops the days of ids that lie below the floor of every source; returns how many.
+///
+/// A source that has read records and has no floor yet keeps all days.
+///
+/// # Errors
+///
+/// Each [`StoreError`] of a statement; [`StoreError::Busy`] where readers hold a day: try later.
+pub async fn drop_old(db: &Database) -> Result<u32, StoreError> {
+    let floor = sqlx::query_scalar!(
+        "/* drop_old */
+        select case when not bool_or(s.floor_at is null) then min(s.floor_at) end from source s
+        where s.retired_at is null and exists (select from chain c where c.source = s.id)"
+    )
+    .fetch_one(db.pool())
+    .await?;
+    let Some(floor) = floor.and_then(UnixMs::from_utc) else {
+        return Ok(0);
+    };
+    let dropped = sqlx::query_scalar!(
+        r#"/* drop_old */ select drop_event_seen_before($1) as "dropped!""#,
+        // A day more: a process may still fold under the floor that it read a moment ago.
+        floor
+            .saturating_add_ms(DAY_MS.saturating_neg())
+            .to_utc()
+            .date_naive()
+    )
+    .fetch_one(db.pool())
+    .await?;
+    Ok(u32::try_from(dropped).unwrap_or(0))
+}
