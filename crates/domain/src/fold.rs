@@ -257,6 +257,11 @@ impl BatchFold {
         &self.ids
     }
 
+    /// Returns the quarter-hours of the postings, in no order, with repeats.
+    pub fn quarters(&self) -> impl Iterator<Item = Quarter> + '_ {
+        self.parts.iter().flat_map(|part| part.postings.iter().map(|posting| posting.key.quarter))
+    }
+
     /// Counts events whose ids were taken before as duplicates of the part that took them.
     pub fn withdraw_seen(&mut self, seen: &HashMap<Identity, PartRef>) {
         let parts = &mut self.parts;
