@@ -73,7 +73,7 @@ impl Process {
 
     /// Makes the failure of a child that ended although nobody asked it to.
     pub(super) fn failure(&self, status: ExitStatus) -> Failure {
-        let last = last_line(&self.log).unwrap_or_else(|| "it said nothing".to_owned());
+        let last = last_words(&self.log).unwrap_or_else(|| "it said nothing".to_owned());
         Failure::new(
             Exit::Dependency,
             format!("{} ended ({status}): {last}", self.name),
@@ -119,15 +119,19 @@ fn send(signal: EndSignal, pid: u32) {
         .status();
 }
 
-/// Returns the last line of a log that is not empty.
-pub(super) fn last_line(log: &Path) -> Option<String> {
+/// Returns what a log's writer said last: our own executable's sentence if there is one, else its
+/// last line that is not empty.
+fn last_words(log: &Path) -> Option<String> {
     let text = fs::read(log).ok()?;
     let text = String::from_utf8_lossy(&text);
-    text.lines()
+    let mut lines = text
+        .lines()
         .rev()
         .map(str::trim)
-        .find(|line| !line.is_empty())
-        .map(str::to_owned)
+        .filter(|line| !line.is_empty());
+    let last = lines.clone().next()?;
+    let sentence = lines.find_map(|line| line.strip_prefix("tollbook: "));
+    Some(sentence.unwrap_or(last).to_owned())
 }
 
 /// Runs a command to its end with its output in a log file; dropping the future ends it.
@@ -153,7 +157,7 @@ pub(super) async fn run(name: &str, command: Command, log: &Path) -> Result<(), 
     if status.success() {
         return Ok(());
     }
-    let last = last_line(log).unwrap_or_else(|| "it said nothing".to_owned());
+    let last = last_words(log).unwrap_or_else(|| "it said nothing".to_owned());
     Err(failed(format!("failed ({status}): {last}")))
 }
 

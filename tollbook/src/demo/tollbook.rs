@@ -65,7 +65,10 @@ impl Tollbook {
 
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
-        command.args(arguments).env("TOLLBOOK_CONFIG", &self.config);
+        command
+            .args(arguments)
+            .env("TOLLBOOK_CONFIG", &self.config)
+            .env("RUST_BACKTRACE", "0");
         // Settings of the user's own would win over the file.
         for other in [
             "TOLLBOOK_DATABASE_URL",
