@@ -99,6 +99,9 @@ pub struct IngestConfig {
     pub rollup_interval_ms: u32,
     /// How long SIGTERM waits for the batch in hand, in milliseconds.
     pub shutdown_deadline_ms: u32,
+    /// Whether prices and sources of the configuration are put in force at a start, where this very
+    /// set never was.
+    pub apply_at_start: bool,
 }
 
 impl Default for IngestConfig {
@@ -112,6 +115,7 @@ impl Default for IngestConfig {
             batch_age_ms: 20,
             rollup_interval_ms: 2_000,
             shutdown_deadline_ms: 20_000,
+            apply_at_start: true,
         }
     }
 }

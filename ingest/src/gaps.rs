@@ -77,3 +77,68 @@ impl FoldedTo {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use domain::hash::Hash128;
+
+    use super::*;
+
+    fn folded(position: i64, anchor: Option<i64>) -> FoldedTo {
+        let hash = Hash128::of(b"record");
+        FoldedTo {
+            chain: ChainId(7),
+            epoch: Epoch(3),
+            position: Offset(position),
+            anchor: anchor.map(|offset| Fingerprint {
+                offset: Offset(offset),
+                hash,
+            }),
+        }
+    }
+
+    fn range(start: i64, end: i64) -> LogRange {
+        LogRange {
+            start: Offset(start),
+            end: Offset(end),
+        }
+    }
+
+    #[test]
+    fn a_position_within_the_log_is_no_gap_and_outside_it_is_one() {
+        let check = |position, start, end, expected: Option<GapCause>| {
+            let cause = folded(position, None)
+                .outside(range(start, end))
+                .map(|gap| gap.cause);
+            assert_eq!(cause, expected, "position {position} of {start}..{end}");
+        };
+        check(3, 3, 9, None);
+        check(9, 3, 9, None);
+        check(5, 3, 9, None);
+        check(0, 0, 0, None);
+        check(2, 3, 9, Some(GapCause::Truncated));
+        check(10, 3, 9, Some(GapCause::Recreated));
+    }
+
+    #[test]
+    fn what_was_folded_after_the_anchor_is_in_doubt_only_where_the_log_is_another() {
+        let check = |gap: NewGap, expected: Option<(i64, i64)>| {
+            let expected = expected.map(|(from, to)| (Offset(from), Offset(to)));
+            assert_eq!(gap.doubtful, expected, "{}", gap.detail);
+        };
+        let record = Fingerprint {
+            offset: Offset(8),
+            hash: Hash128::of(b"other"),
+        };
+        check(
+            folded(9, Some(4)).differs(range(0, 50), record),
+            Some((5, 9)),
+        );
+        check(folded(9, Some(8)).differs(range(0, 50), record), None);
+        check(folded(9, None).differs(range(0, 50), record), None);
+        let truncated = folded(9, Some(4))
+            .outside(range(20, 50))
+            .expect("cut before the position");
+        check(truncated, None);
+    }
+}

@@ -330,12 +330,16 @@ impl<'s> Session<'s> {
             folded();
             Ok(())
         })?;
+        let context = runtime.clone();
         tasks.spawn_thread("poll", move || {
+            // Timers need to know their runtime also where they are made.
+            let _context = context.enter();
             poller.run();
             ended();
             Ok(())
         })?;
         tasks.spawn_thread("watch", move || {
+            let _context = runtime.enter();
             watch.run(reader, &runtime);
             Ok(())
         })?;
