@@ -27,6 +27,9 @@ const SHIPPED: &str = include_str!("../../prices/shipped.csv");
 const CANONICAL_NAME: &str = "the stored price book";
 
 /// All rates at provider cost, and other names of their models.
+///
+/// A rate holds from its start until another of the same model, meter and tier starts; one without
+/// a start holds from the beginning of time.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PriceBook {
     pub(super) providers: BTreeMap<String, ProviderPrices>,
@@ -140,16 +143,12 @@ impl PriceBook {
         })
     }
 
-    /// Writes the whole book as CSV, one way only: all columns, rows ascending, numbers shortest.
-    ///
-    /// # Panics
-    ///
-    /// Never: writing to memory does not fail, and all cells are UTF-8.
+    /// Writes the whole book as CSV, one way only: all columns, rows ascending, numbers shortest. It
+    /// is a price file as well.
     #[must_use]
     pub fn to_canonical(&self) -> String {
-        let mut writer = csv::Writer::from_writer(Vec::new());
-        let mut write = |cells: [&str; 9]| writer.write_record(cells);
-        let mut written = write(Column::ALL.map(Column::name));
+        let mut text = String::new();
+        push_row(&mut text, Column::ALL.map(Column::name));
         for rate in self.rates() {
             let above = rate.above_input_tokens.to_string();
             let price = rate.rate.to_string();
@@ -158,36 +157,28 @@ impl PriceBook {
                 .start
                 .map(|start| start.to_string())
                 .unwrap_or_default();
-            let meter = rate.meter.name();
-            written = written.and(write([
-                rate.provider,
-                rate.model,
+            let BookRate {
+                provider,
+                model,
                 meter,
-                &above,
-                &price,
-                rate.source,
-                &read,
-                &start,
-                "",
-            ]));
+                source,
+                ..
+            } = rate;
+            let meter = meter.name();
+            let row = [
+                provider, model, meter, &above, &price, source, &read, &start, "",
+            ];
+            push_row(&mut text, row);
         }
-        for alias in self.aliases() {
-            written = written.and(write([
-                alias.provider,
-                alias.name,
-                "",
-                "",
-                "",
-                "",
-                "",
-                "",
-                alias.model,
-            ]));
+        for BookAlias {
+            provider,
+            name,
+            model,
+        } in self.aliases()
+        {
+            push_row(&mut text, [provider, name, "", "", "", "", "", "", model]);
         }
-        let bytes = written.ok().and_then(|()| writer.into_inner().ok());
-        bytes
-            .and_then(|bytes| String::from_utf8(bytes).ok())
-            .expect("memory takes what it is given")
+        text
     }
 
     /// Returns the hash of the canonical form.
@@ -304,6 +295,23 @@ fn read_rows(file_name: &str, text: &str) -> Result<Vec<RawRow>, LineError> {
             Err((1, problem.to_owned()))
         }
     }
+}
+
+/// Writes one row of CSV (RFC 4180); a cell that could be read otherwise goes into quotes.
+fn push_row(text: &mut String, cells: [&str; 9]) {
+    for (place, cell) in cells.into_iter().enumerate() {
+        if place > 0 {
+            text.push(',');
+        }
+        if cell.contains([',', '"', '#']) {
+            text.push('"');
+            text.push_str(&cell.replace('"', "\"\""));
+            text.push('"');
+        } else {
+            text.push_str(cell);
+        }
+    }
+    text.push('\n');
 }
 
 /// The rates of one file, and the line of each.

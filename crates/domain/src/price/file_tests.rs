@@ -429,7 +429,9 @@ proptest! {
         let canonical = book.to_canonical();
         let back = PriceBook::from_canonical(&canonical).unwrap();
         prop_assert_eq!(&back, &book);
-        prop_assert_eq!(back.to_canonical(), canonical);
+        prop_assert_eq!(&back.to_canonical(), &canonical);
+        let as_file = PriceBook::default().with_file("canonical.csv", &canonical).unwrap();
+        prop_assert_eq!(as_file, book);
     }
 
     #[test]

@@ -91,10 +91,6 @@ impl ProviderPrices {
     }
 
     fn add_named<'b>(&'b self, name: &str, candidates: &mut Vec<Candidate<'b>>) {
-        // A pattern is no name, whatever a client asks for.
-        if name.ends_with('*') {
-            return;
-        }
         let target = self.aliases.get(name).map(String::as_str);
         for name in [Some(name), target].into_iter().flatten() {
             if let Some((model, rates)) = self.models.get_key_value(name) {
