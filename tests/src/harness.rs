@@ -13,6 +13,7 @@ pub mod postgres;
 pub mod product;
 pub mod proxy;
 pub mod runner;
+pub mod stream;
 pub mod topic;
 pub mod wait;
 pub mod world;

@@ -1,13 +1,33 @@
 //! The suites: one file each, registered here.
 
+mod bounds;
+mod captured;
+mod kill;
+mod log;
+mod messages;
 mod oracle;
 mod proxy;
+mod reader;
 mod servers;
+mod store_read;
+mod verify;
 
 use crate::harness::runner::Test;
 
-/// Returns all tests of all suites.
+/// Returns all tests of all suites; those that take longest begin first.
 pub(crate) fn all() -> Vec<Test> {
-    let suites: [&[Test]; 3] = [oracle::TESTS, proxy::TESTS, servers::TESTS];
-    suites.concat()
+    [
+        bounds::TESTS,
+        log::TESTS,
+        kill::TESTS,
+        verify::TESTS,
+        reader::TESTS,
+        messages::TESTS,
+        captured::TESTS,
+        oracle::TESTS,
+        proxy::TESTS,
+        servers::TESTS,
+        store_read::TESTS,
+    ]
+    .concat()
 }

@@ -173,6 +173,26 @@ impl Postgres {
         Database::at(&self.url(&name))
     }
 
+    /// Copies a database that nobody but this process uses.
+    #[must_use]
+    pub fn copy_of(&self, database: &Database) -> Database {
+        let (_, from) = database
+            .url()
+            .rsplit_once('/')
+            .expect("a URL names a database");
+        let name = self.unused(from);
+        let server = Database::at(&self.url("postgres"));
+        // A template must have no other session.
+        server.run(&format!(
+            "select pg_terminate_backend(pid) from pg_stat_activity where datname = '{from}'; "
+        ));
+        wait::until_true("the database has no session", START, || {
+            let sql = format!("create database \"{name}\" template \"{from}\"");
+            server.try_rows(&sql).is_ok()
+        });
+        Database::at(&self.url(&name))
+    }
+
     fn unused(&self, name: &str) -> String {
         let mut count = self.clones.lock();
         *count += 1;

@@ -31,6 +31,8 @@ pub struct Config {
     pub session_timeout_ms: u32,
     /// One `[[ingest.sources]]` table each, as TOML.
     pub sources: Vec<String>,
+    /// Further lines of the `[ingest]` table, as TOML.
+    pub ingest: String,
     /// Whatever else goes at the end of the file, as TOML.
     pub more: String,
     /// Environment variables, `FAILPOINTS` for one.
@@ -63,6 +65,14 @@ impl Config {
         self.with_variable("FAILPOINTS", &format!("{point}={times}return"))
     }
 
+    /// Adds a line to the `[ingest]` table.
+    #[must_use]
+    pub fn with_ingest(mut self, line: &str) -> Self {
+        self.ingest.push_str(line);
+        self.ingest.push('\n');
+        self
+    }
+
     /// Adds TOML at the end of the file.
     #[must_use]
     pub fn with_more(mut self, toml: &str) -> Self {
@@ -76,8 +86,8 @@ impl Config {
              properties.\"session.timeout.ms\" = \"{}\"\n\
              properties.\"heartbeat.interval.ms\" = \"500\"\n\
              properties.\"reconnect.backoff.max.ms\" = \"500\"\n\n\
-             [ingest]\nhttp = \"127.0.0.1:0\"\n\n",
-            self.database_url, self.brokers, self.group, self.session_timeout_ms
+             [ingest]\nhttp = \"127.0.0.1:0\"\n{}\n",
+            self.database_url, self.brokers, self.group, self.session_timeout_ms, self.ingest
         );
         for source in &self.sources {
             write!(text, "{source}\n").expect("a String takes all");
@@ -172,6 +182,7 @@ pub fn migrate(url: &str) {
         group: "none".to_owned(),
         session_timeout_ms: 6000,
         sources: Vec::new(),
+        ingest: String::new(),
         more: String::new(),
         environment: Vec::new(),
     };

@@ -11,6 +11,7 @@ use super::postgres::Postgres;
 use super::product::Config;
 use super::topic::Topic;
 use super::wait;
+use crate::oracle::{Ledger, Oracle, compare};
 
 /// How long a process may take to fold what a test sent, on a busy machine.
 pub const FOLD: Duration = Duration::from_secs(90);
@@ -60,6 +61,7 @@ impl World {
             group: format!("tollbook-ingest-{}", self.name),
             session_timeout_ms: 3000,
             sources: Vec::new(),
+            ingest: String::new(),
             more: String::new(),
             environment: Vec::new(),
         }
@@ -69,6 +71,27 @@ impl World {
     #[must_use]
     pub fn config(&self, topic: &Topic) -> Config {
         self.bare_config().with_source(topic)
+    }
+
+    /// Panics unless the ledger equals the oracle's fold of the whole topic: as stored, and as
+    /// `report cost` says.
+    pub fn assert_exact(&self, topic: &Topic) {
+        self.assert_exactly(topic, &Oracle::new(topic.name()).fold_topic(topic));
+    }
+
+    /// Panics unless the ledger equals the expected one: as stored, and as `report cost` says.
+    pub fn assert_exactly(&self, topic: &Topic, expected: &Ledger) {
+        compare::assert_stored(&self.database, topic.name(), expected);
+        compare::assert_reported(&self.report(), expected);
+        println!("{}: exact, {:?}", self.name, expected.counts);
+    }
+
+    /// Returns `report cost` by all dimensions, as JSON.
+    #[must_use]
+    pub fn report(&self) -> String {
+        let by = "app,user,route,provider,model";
+        self.bare_config()
+            .output(&["report", "cost", "--by", by, "--output", "json"])
     }
 
     /// Returns how many events the ledger has taken: posted, duplicate, rejected and ignored.
