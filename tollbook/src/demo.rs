@@ -176,6 +176,17 @@ impl Demo {
         self.send(producer, messages).await?;
         self.screen.say("Folding them into the ledger …");
         tollbook.run(&["ingest", "--until-caught-up"]).await?;
+        let url = self
+            .postgres
+            .as_ref()
+            .map(Postgres::url)
+            .unwrap_or_default();
+        let look = Ledger::open(&url).await?.look().await?;
+        self.screen.say(&format!(
+            "{} requests are posted; {} lines were seen before and count nothing; {} events are \
+             rejected and kept.",
+            look.accepted, look.duplicates, look.rejected,
+        ));
         for arguments in [
             ["report", "cost", "--by", "app"].as_slice(),
             &["report", "cost", "--by", "model,priced_model"],

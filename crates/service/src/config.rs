@@ -38,6 +38,9 @@ pub struct Names {
     pub prefix: &'static str,
     /// The file that is read from the working directory where no other is named.
     pub file: &'static str,
+    /// Beginnings of what follows the prefix in variables that are no settings, such as those that only
+    /// scripts read.
+    pub others: &'static [&'static str],
     /// Tells of a setting's path whether its value is a secret; passwords in URLs are hidden anyway.
     pub is_secret: fn(&str) -> bool,
 }

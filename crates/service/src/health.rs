@@ -5,6 +5,9 @@
 
 use tokio::sync::watch;
 
+/// Why a process is not ready that has only begun.
+const STARTING: &str = "starting";
+
 /// Whether the process can do its work; clones share it.
 #[derive(Debug, Clone)]
 pub struct Readiness {
@@ -23,7 +26,7 @@ impl Readiness {
     #[must_use]
     pub fn new() -> Self {
         Self {
-            reason: watch::Sender::new(Some("starting".to_owned())),
+            reason: watch::Sender::new(Some(STARTING.to_owned())),
         }
     }
 
@@ -50,6 +53,16 @@ impl Readiness {
         self.reason.borrow().clone()
     }
 
+    /// Waits until the process is ready or says what it waits for.
+    pub async fn wait_started(&self) {
+        let mut changes = self.reason.subscribe();
+        drop(
+            changes
+                .wait_for(|reason| reason.as_deref() != Some(STARTING))
+                .await,
+        );
+    }
+
     /// Waits until the process is ready.
     pub async fn wait_ready(&self) {
         let mut changes = self.reason.subscribe();
@@ -72,6 +85,7 @@ mod tests {
             Some("the topic is missing"),
             "then"
         );
+        readiness.wait_started().await;
         readiness.clone().ready();
         readiness.wait_ready().await;
         assert_eq!(readiness.reason(), None, "a clone said so");

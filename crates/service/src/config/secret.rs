@@ -3,7 +3,7 @@
 /// What stands where a secret was.
 pub(super) const HIDDEN: &str = "***";
 
-/// Hides the passwords of URLs within a text: `postgres://ann:***@host/ledger`.
+/// Hides the passwords of URLs within a text: `postgres://ann:***@host/books`.
 #[must_use]
 pub fn mask(text: &str) -> String {
     let mut masked = String::with_capacity(text.len());

@@ -70,6 +70,7 @@ enum Mode {
 const NAMES: Names = Names {
     prefix: "SAMPLE",
     file: "no-such-file-in-the-working-directory.toml",
+    others: &["SCRIPTS_"],
     is_secret: |path| path.contains("properties.") && path.contains("password"),
 };
 
@@ -153,6 +154,7 @@ fn variables_reach_lists_maps_and_files_of_secrets() {
         ),
         ("SAMPLE_STORE_POOL_WARM", "true"),
         ("SAMPLE_READERS", "[{ name = \"x\" }]"),
+        ("SAMPLE_SCRIPTS_FOLDER", "/x"),
         ("SAMPLE_PORT", "tcp://10.0.0.1:80"),
         ("SAMPLE_PORT_80_TCP_ADDR", "10.0.0.1"),
         ("SAMPLE_WEB_SERVICE_HOST", "10.0.0.1"),

@@ -28,7 +28,8 @@ pub(super) fn settings(
 ) -> Result<Vec<(Path, Node)>, ConfigError> {
     let mut settings: Vec<(Path, Node)> = Vec::new();
     for (name, rest, value) in environment.with_prefix(names.prefix) {
-        if rest == "CONFIG" || is_from_kubernetes(rest, value) {
+        let is_other = names.others.iter().any(|other| rest.starts_with(other));
+        if rest == "CONFIG" || is_other || is_from_kubernetes(rest, value) {
             continue;
         }
         let (path, schema, text) = resolve(names, root, name, rest, value)?;

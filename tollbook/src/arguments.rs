@@ -1,0 +1,278 @@
+//! The command line.
+//!
+//! Invariant: verbs and flags are those of the documentation; each command shows examples. What the
+//! words of a flag mean is parsed by the room that knows them, so that both agree.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+
+use crate::demo::DemoArgs;
+use crate::output::Format;
+
+const EXAMPLES: &str = "\
+Examples:
+  tollbook migrate                                   prepare the database
+  tollbook ingest                                    fold the log into the ledger, for ever
+  tollbook report cost --by app --from 2026-11-01    what each application cost
+  tollbook verify                                    prove it
+  tollbook doctor                                    find what is set up wrongly
+
+Settings come from the file (--config, else TOLLBOOK_CONFIG, else ./tollbook.toml), then from
+environment variables such as TOLLBOOK_DATABASE_URL, then from flags.
+
+Exit codes: 0 done, 1 unexpected, 2 usage, 3 configuration, 4 a dependency is away, 5 the data
+differs, stopped or was refused.";
+
+/// Meters what applications use through AI gateways, and keeps exact books on what it costs.
+#[derive(Debug, Parser)]
+#[command(name = "tollbook", version, propagate_version = true, after_help = EXAMPLES)]
+#[command(arg_required_else_help = true)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    pub(crate) settings: SettingsFlags,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Flags that stand above the configuration file and the environment.
+#[derive(Debug, Args)]
+pub(crate) struct SettingsFlags {
+    /// The configuration file.
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Settings")]
+    pub(crate) config: Option<PathBuf>,
+    /// The ledger: `postgres://user@host/database`.
+    #[arg(long, global = true, value_name = "URL", help_heading = "Settings")]
+    pub(crate) database_url: Option<String>,
+    /// The log: `host:port`, several with commas.
+    #[arg(long, global = true, value_name = "LIST", help_heading = "Settings")]
+    pub(crate) kafka_brokers: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Prepares the database: tables, roles and rights; run it again after each upgrade.
+    #[command(
+        after_help = "Examples:\n  tollbook migrate --database-url postgres://owner@db/tollbook"
+    )]
+    Migrate,
+    /// Folds the log into the ledger, exactly once.
+    #[command(after_help = "\
+Examples:
+  tollbook ingest                     runs until SIGTERM, which drains
+  tollbook ingest --until-caught-up   folds what the log holds now, and exits")]
+    Ingest(IngestArguments),
+    /// Reads the ledger.
+    #[command(subcommand)]
+    Report(ReportCommand),
+    /// Shows events that could not become usage, and why.
+    #[command(subcommand)]
+    Rejected(RejectedCommand),
+    /// Shows where a log lost records or was replaced, and takes an operator's word for it.
+    #[command(subcommand)]
+    Gaps(GapsCommand),
+    /// Shows the prices in force.
+    #[command(subcommand)]
+    Prices(PricesCommand),
+    /// Shows the effective configuration, or checks it.
+    #[command(after_help = "\
+Examples:
+  tollbook config                          what is in effect, and where each setting comes from
+  tollbook config check                    is it well-formed?
+  tollbook config schema > tollbook.schema.json")]
+    Config {
+        #[command(subcommand)]
+        command: Option<ConfigCommand>,
+    },
+    /// Checks settings, broker and database, and says how to mend what is wrong.
+    #[command(after_help = "\
+Each line is `ok`, `warn` or `fail`, what was checked, and how to mend it. Exits 3 for what must be
+set up, 4 where a dependency is away, 5 where data stopped, else 0.")]
+    Doctor,
+    /// Starts a Postgres, a Kafka and Tollbook of its own, and shows a ledger filling.
+    #[command(after_help = "Examples:\n  tollbook demo\n  tollbook demo --once")]
+    Demo(DemoArgs),
+    /// Prints a shell's completions.
+    #[command(
+        after_help = "Examples:\n  tollbook completions bash > /etc/bash_completion.d/tollbook"
+    )]
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct IngestArguments {
+    /// Folds to the ends that the log has now, then exits; opens no listener.
+    #[arg(long)]
+    pub(crate) until_caught_up: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ReportCommand {
+    /// What was used and what it cost.
+    #[command(after_help = "\
+Examples:
+  tollbook report cost --by app,model --from 2026-11-01 --to 2026-12-01
+  tollbook report cost --by app --grain day --zone Europe/Berlin --from 2026-11-01 --output csv
+  tollbook report cost --by app,model --only-unpriced --output json")]
+    Cost(CostArguments),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CostArguments {
+    /// What to sum separately by: tenant, app, user, session, route, provider, model, `priced_model`.
+    #[arg(long, value_name = "DIMENSIONS", value_delimiter = ',')]
+    pub(crate) by: Vec<String>,
+    /// The first instant: 2026-11-01 (that day's start in the zone) or 2026-11-01T12:00:00Z; by default
+    /// that of the first usage.
+    #[arg(long, value_name = "TIME")]
+    pub(crate) from: Option<String>,
+    /// The first instant after the range; by default after the last usage.
+    #[arg(long, value_name = "TIME")]
+    pub(crate) to: Option<String>,
+    /// Of this tenant only.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) tenant: Option<String>,
+    /// Only groups that used something without a rate.
+    #[arg(long)]
+    pub(crate) only_unpriced: bool,
+    /// How finely to cut the range: none, quarter-hour, hour, day, week, month, year.
+    #[arg(long, value_name = "GRAIN", default_value = "none")]
+    pub(crate) grain: String,
+    /// The time zone of dates and grains, as Europe/Berlin; by default reports.zone.
+    #[arg(long, value_name = "ZONE")]
+    pub(crate) zone: Option<String>,
+    #[command(flatten)]
+    pub(crate) output: OutputFlag,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct OutputFlag {
+    /// How to print.
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t = Format::Table)]
+    pub(crate) output: Format,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RejectedCommand {
+    /// Lists rejected events, the newest first.
+    #[command(after_help = "\
+Examples:
+  tollbook rejected list --since 2026-11-20
+  tollbook rejected list --reason not-json --output csv")]
+    List(RejectedListArguments),
+    /// Shows one record's rejected events with their payloads.
+    #[command(after_help = "Examples:\n  tollbook rejected show usage.envoy/3/1042")]
+    Show(RejectedShowArguments),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RejectedListArguments {
+    /// Of this source only.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) source: Option<String>,
+    /// With this reason only.
+    #[arg(long, value_name = "REASON")]
+    pub(crate) reason: Option<String>,
+    /// Of records that the broker received at or after this time only.
+    #[arg(long, value_name = "TIME")]
+    pub(crate) since: Option<String>,
+    /// How many to list at most.
+    #[arg(long, value_name = "COUNT", default_value_t = 100)]
+    pub(crate) limit: u32,
+    /// Where the page before ended: the cursor that it printed.
+    #[arg(long, value_name = "CURSOR")]
+    pub(crate) after: Option<String>,
+    /// The time zone of dates, as Europe/Berlin; by default reports.zone.
+    #[arg(long, value_name = "ZONE")]
+    pub(crate) zone: Option<String>,
+    #[command(flatten)]
+    pub(crate) output: OutputFlag,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RejectedShowArguments {
+    /// The record: topic/partition/offset, or with /index one event of it.
+    #[arg(value_name = "PLACE")]
+    pub(crate) place: String,
+    /// The time zone of times, as Europe/Berlin; by default reports.zone.
+    #[arg(long, value_name = "ZONE")]
+    pub(crate) zone: Option<String>,
+    #[command(flatten)]
+    pub(crate) output: OutputFlag,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum GapsCommand {
+    /// Lists gaps, open ones first.
+    #[command(after_help = "Examples:\n  tollbook gaps list --output json")]
+    List {
+        #[command(flatten)]
+        output: OutputFlag,
+    },
+    /// Lets a stopped partition go on, in somebody's name.
+    #[command(after_help = "\
+Examples:
+  tollbook gaps accept 7 --by ann@example.org
+
+What a truncated log lost stays lost, and is named in the ledger. A re-created log begins a new
+incarnation of the partition.")]
+    Accept {
+        /// The gap's number, from `gaps list`.
+        #[arg(value_name = "ID")]
+        id: i64,
+        /// Who takes responsibility; the ledger keeps it.
+        #[arg(long, value_name = "NAME")]
+        by: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PricesCommand {
+    /// Lists rates.
+    #[command(after_help = "\
+Examples:
+  tollbook prices list --provider openai --model gpt-4o
+  tollbook prices list --output csv > prices.csv")]
+    List(PricesListArguments),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PricesListArguments {
+    /// Of this provider only.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) provider: Option<String>,
+    /// Of models whose name holds this text only.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) model: Option<String>,
+    /// What the shipped book and the configured files say, instead of what is in force in the ledger.
+    #[arg(long)]
+    pub(crate) configured: bool,
+    #[command(flatten)]
+    pub(crate) output: OutputFlag,
+}
+
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Prints what is in effect, each setting with its origin, without secrets.
+    Print,
+    /// Prints the JSON Schema of the file, for editors.
+    Schema,
+    /// Checks settings and price files; needs neither broker nor database.
+    Check,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Arguments::command().debug_assert();
+    }
+}

@@ -1,0 +1,111 @@
+//! The commands: each calls the room that does its work.
+//!
+//! Invariant: settings are read once, before anything else, so that a wrong one stops every command
+//! alike.
+
+mod completions;
+mod config;
+mod doctor;
+mod gaps;
+mod ingest;
+mod migrate;
+mod prices;
+mod rejected;
+mod report;
+
+use service::config::Environment;
+use service::telemetry::{Filters, Telemetry, TelemetryError};
+use service::{Exit, Failure};
+use store::{Database, Role};
+
+use crate::arguments::{Arguments, Command, ConfigCommand};
+use crate::config::Settings;
+use crate::{demo, failure};
+
+/// What the log shows: while starting, only what our own rooms say, so that a failed start is one
+/// line; then also what librdkafka warns of.
+const LOG: Filters = Filters {
+    at_start: "info,librdkafka=off,rdkafka=off,sqlx=off",
+    started: "info,librdkafka=warn,rdkafka=warn,sqlx=warn",
+};
+
+/// What the log of a command shows that answers and exits.
+const QUIET: Filters = Filters {
+    at_start: "off",
+    started: "off",
+};
+
+/// Runs a command to its end.
+pub(crate) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
+    let environment = Environment::of_process();
+    match &arguments.command {
+        Command::Completions { shell } => return completions::run(*shell),
+        Command::Demo(arguments) => {
+            let _telemetry = start_log(&environment, QUIET)?;
+            demo::run(arguments).await?;
+            return Ok(Exit::Ok);
+        }
+        Command::Config {
+            command: Some(ConfigCommand::Schema),
+        } => return config::schema(),
+        _ => {}
+    }
+    let settings = Settings::load(&arguments.settings, &environment)?;
+    let filters = if matches!(arguments.command, Command::Ingest(_)) {
+        LOG
+    } else {
+        QUIET
+    };
+    let telemetry = start_log(&environment, filters)?;
+    match arguments.command {
+        Command::Doctor => doctor::run(&settings).await,
+        Command::Ingest(arguments) => ingest::run(&settings, &arguments, telemetry).await,
+        Command::Report(command) => report::run(&settings, command).await,
+        Command::Rejected(command) => rejected::run(&settings, command).await,
+        Command::Migrate => migrate::run(&settings).await,
+        Command::Gaps(command) => gaps::run(&settings, command).await,
+        Command::Prices(command) => prices::run(&settings, command).await,
+        Command::Config { command } => config::run(&settings, command),
+        Command::Completions { shell } => completions::run(shell),
+        Command::Demo(arguments) => demo::run(&arguments).await.map(|()| Exit::Ok),
+    }
+}
+
+fn start_log(environment: &Environment, filters: Filters) -> Result<Telemetry, Failure> {
+    Telemetry::start(environment.get("RUST_LOG"), filters).map_err(|error| {
+        let exit = match error {
+            TelemetryError::Filter { .. } => Exit::Configuration,
+            _ => Exit::Unexpected,
+        };
+        Failure::new(exit, error.to_string())
+    })
+}
+
+/// Opens the ledger in a role.
+async fn open(settings: &Settings, role: Role) -> Result<Database, Failure> {
+    Database::open(&settings.config().database.url, role)
+        .await
+        .map_err(|error| of_store(settings, &error))
+}
+
+/// Makes the failure of the ledger.
+fn of_store(settings: &Settings, error: &store::StoreError) -> Failure {
+    failure::of_store(error, &settings.place("database.url"))
+}
+
+/// Makes the failure of a report.
+fn of_report(settings: &Settings, error: &reports::ReportError) -> Result<Exit, Failure> {
+    use reports::ReportError;
+    match error {
+        ReportError::Store(error) => Err(of_store(settings, error)),
+        ReportError::Usage(_) | ReportError::Calendar(_) => {
+            Err(Failure::new(Exit::Usage, error.to_string()))
+        }
+        ReportError::Write(error) => crate::output::of_write(error).map(|()| Exit::Ok),
+    }
+}
+
+/// Makes the failure of a flag's value.
+fn of_flag(flag: &str, error: &impl std::fmt::Display) -> Failure {
+    Failure::new(Exit::Usage, format!("{flag}: {error}"))
+}
