@@ -174,3 +174,13 @@ fn age_is_measured_from_the_record_and_the_floor() {
         "a window that began before 1970"
     );
 }
+
+#[test]
+fn an_identity_stays_what_was_stored() {
+    let start = UnixMs::new(1_795_255_200_123).unwrap();
+    let bits = format!("{:032x}", identity(start, "c43ee7e8").to_bits());
+    assert_eq!(
+        bits, "01a1fd8c697bc264566838c52f49be24",
+        "ids that were taken must be found again"
+    );
+}

@@ -6,12 +6,12 @@ use crate::event::Identity;
 use crate::fold::{Posting, PostingKey, Sums};
 use crate::hash::{Hash128, Hash256};
 use crate::ids::{ChainId, Epoch, Offset, PartNumber, PartRef, Place, Version};
-use crate::meter::{Meter, Quantities};
-use crate::money::Amount;
+use crate::meter::{Meter, PerMeter, Quantities};
+use crate::money::{Amount, Rate};
 use crate::part::{
     Counts, Duplicate, PAYLOAD_KEPT_MAX, PartHeader, PartRows, RejectedEvent, Skipped, part_hash,
 };
-use crate::price::RateSetId;
+use crate::price::{RateSet, RateSetId};
 use crate::reject::{Reason, Rejection};
 use crate::series::{Series, SeriesId};
 use crate::time::UnixMs;
@@ -266,6 +266,20 @@ fn hashes_stay_what_was_stored() {
     };
     let expected = "2a52846e8d1c25a23b4512566697daca";
     assert_eq!(series.id().0.to_string(), expected, "the key of a series");
+    let rate_set = RateSet {
+        provider: "openai".to_owned(),
+        priced_model: "gpt-4o-2024-07-18".to_owned(),
+        book_model: "gpt-4o".to_owned(),
+        above_input_tokens: 200_000,
+        rates: PerMeter::from_fn(|meter| {
+            Some((Rate::from_units(2_500_000_000_000)?, meter.fallback()?))
+        }),
+    };
+    assert_eq!(
+        rate_set.id().0.to_string(),
+        "2355b30252e756c8f5d7a7ba6dd0c78c",
+        "the key of a rate set"
+    );
 }
 
 #[test]

@@ -1,13 +1,16 @@
 //! Pricing against a list of rows, searched from the top for every question.
 
+use std::sync::Arc;
+
 use proptest::collection::vec;
 use proptest::prelude::{Strategy, any, prop_assert, prop_assert_eq, proptest};
 use proptest::sample::select;
 
 use super::slow::Slow;
-use crate::ids::{ModelId, ProviderId};
+use crate::event::{Dimensions, Outcome, Provenance, UsageEvent};
+use crate::ids::{AppId, ModelId, ProviderId, TenantId};
 use crate::meter::{Meter, Quantities};
-use crate::price::{PriceBook, RateSet};
+use crate::price::{PriceBook, PriceCache, RateSet};
 use crate::time::UnixMs;
 
 /// A row of the book: model, meter, tier, start (0: none, else that day of 1970), rate.
@@ -255,5 +258,46 @@ proptest! {
         changed = set.clone();
         changed.rates.set(meter, Some((rate(7), fallback)));
         prop_assert_eq!(changed.id() == set.id(), fallback == meter);
+    }
+}
+
+#[test]
+fn a_full_cache_answers_as_the_book_does() {
+    let rows = [("m", "1"), ("n", "2"), ("*", "3")];
+    let rows = rows.map(|(model, rate)| (model, Meter::Images, 0, 0, rate.to_owned()));
+    let book = Arc::new(book_of(&rows, &[]));
+    let mut cache = PriceCache::new(Arc::clone(&book), 2);
+    let provider = ProviderId::new("p").unwrap();
+    for round in 0..3 {
+        for answered in [None, Some("m"), Some("n"), Some("x")] {
+            for asked in ["m", "n", "x"] {
+                let event = UsageEvent {
+                    dimensions: Dimensions {
+                        tenant: TenantId::default_tenant(),
+                        app: AppId::unattributed(),
+                        user: None,
+                        session: None,
+                        route: None,
+                        provider: Some(provider.clone()),
+                        model: ModelId::new(asked).unwrap(),
+                    },
+                    answered_model: answered.map(|answered| ModelId::new(answered).unwrap()),
+                    start: UnixMs::FIRST,
+                    outcome: Outcome::Succeeded,
+                    provenance: Provenance::Reported,
+                    quantities: Quantities::default(),
+                    identity: None,
+                };
+                let answered = event.answered_model.as_ref();
+                let model = book.price_model(Some(&provider), answered, &event.dimensions.model);
+                let (id, rate_set) = cache.rate_set(&event, 0);
+                let expected = model.rate_set(UnixMs::FIRST, 0);
+                assert_eq!(
+                    (id, rate_set),
+                    expected,
+                    "{answered:?} {asked} in round {round}"
+                );
+            }
+        }
     }
 }
