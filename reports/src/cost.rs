@@ -16,6 +16,8 @@ use crate::error::ReportError;
 use crate::output::Output;
 use plan::Plan;
 
+pub use view::shown;
+
 /// What `report cost` was asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CostArgs {

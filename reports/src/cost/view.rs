@@ -119,11 +119,14 @@ pub(super) fn write_table(report: &CostReport, out: &mut dyn Write) -> Result<()
     Ok(())
 }
 
+/// Makes a row's cell.
+type CellOf = dyn Fn(&CostReport, &CostRow) -> String;
+
 /// A column of the table.
 struct Column {
     title: &'static str,
     align: Align,
-    cell: Box<dyn Fn(&CostReport, &CostRow) -> String>,
+    cell: Box<CellOf>,
 }
 
 impl Column {
@@ -253,7 +256,7 @@ fn nothing() -> CostSums {
     }
 }
 
-/// Returns an amount for display.
+/// Returns an amount for display, rounded to six places.
 ///
 /// | amount | shown |
 /// | --- | --- |
@@ -262,7 +265,8 @@ fn nothing() -> CostSums {
 /// | 1234.5 | `1,234.500000` |
 /// | 0.0000025, halfway | `0.000002`: to the even neighbour |
 /// | 0.0000005 and less, but not 0 | `<0.000001` |
-fn shown(amount: Option<Amount>) -> String {
+#[must_use]
+pub fn shown(amount: Option<Amount>) -> String {
     let Some(amount) = amount else {
         return "no rate".to_owned();
     };

@@ -31,7 +31,7 @@ pub(super) struct Look {
     pub(super) rejected: u64,
     /// Requests of models that the price book has no rate for.
     pub(super) unpriced: u128,
-    /// What all of it cost.
+    /// What all of it cost, as far as it has rates.
     pub(super) cost: Option<Amount>,
     /// The applications, the costliest first.
     pub(super) apps: Vec<App>,
@@ -83,6 +83,7 @@ impl Ledger {
         self.read_parts().await?;
         let rows = self.rows().await?;
         let mut look = Look {
+            cost: Amount::from_units(0),
             accepted: self.accepted,
             duplicates: self.duplicates,
             rejected: self.rejected,

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
-use domain::money::Amount;
+use reports::cost::shown;
 
 use super::ledger::{App, Look};
 
@@ -104,7 +104,7 @@ fn totals(moment: &Moment) -> String {
         grouped(look.duplicates.into()),
         grouped(look.rejected.into()),
         grouped(look.unpriced),
-        money(look.cost),
+        shown(look.cost),
     )
 }
 
@@ -149,7 +149,7 @@ fn table(moment: &Moment) -> String {
         look.apps.iter().map(|app| app.tokens).sum(),
     );
     let all = "all".to_owned();
-    apps.add_row([all, grouped(sums.0), grouped(sums.1), money(look.cost)]);
+    apps.add_row([all, grouped(sums.0), grouped(sums.1), shown(look.cost)]);
     for table in [&mut heads, &mut apps] {
         for column in table.column_iter_mut().skip(1) {
             column.set_cell_alignment(CellAlignment::Right);
@@ -168,7 +168,7 @@ fn cells(app: &App) -> [String; 4] {
         name,
         grouped(app.requests),
         grouped(app.tokens),
-        money(app.cost),
+        shown(app.cost),
     ]
 }
 
@@ -191,17 +191,6 @@ fn grouped(number: u128) -> String {
     text
 }
 
-/// Returns an amount cut to six decimals for the eye; reports print every digit.
-fn money(amount: Option<Amount>) -> String {
-    let Some(amount) = amount else {
-        return "no price".to_owned();
-    };
-    let exact = amount.to_string();
-    let (whole, decimals) = exact.split_once('.').unwrap_or((&exact, ""));
-    let decimals: String = decimals.chars().chain("000000".chars()).take(6).collect();
-    format!("{whole}.{decimals}")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -217,13 +206,5 @@ mod tests {
         for (number, expected) in cases {
             assert_eq!(grouped(number), expected, "{number}");
         }
-    }
-
-    #[test]
-    fn money_has_six_decimals_for_the_eye() {
-        let amount = Amount::from_units(1_234_567_891_234_567_890);
-        assert_eq!(money(amount), "1.234567", "cut, never rounded up");
-        assert_eq!(money(Amount::from_units(0)), "0.000000", "nothing used");
-        assert_eq!(money(None), "no price", "used but unpriced");
     }
 }
