@@ -2,9 +2,11 @@
 
 mod bounds;
 mod captured;
+mod command_errors;
 mod kill;
 mod log;
 mod messages;
+mod mutated;
 mod oracle;
 mod proxy;
 mod reader;
@@ -23,7 +25,9 @@ pub(crate) fn all() -> Vec<Test> {
         verify::TESTS,
         reader::TESTS,
         messages::TESTS,
+        mutated::TESTS,
         captured::TESTS,
+        command_errors::TESTS,
         oracle::TESTS,
         proxy::TESTS,
         servers::TESTS,

@@ -20,7 +20,7 @@ const SHOWN: usize = 12;
 pub fn stored(database: &Database, source: &str) -> Ledger {
     let sums: Vec<String> = METERS
         .iter()
-        .map(|meter| format!("sum({meter})::text"))
+        .map(|meter| format!("sum(p.{meter})::text"))
         .collect();
     let source = crate::harness::database::literal(source);
     let rows = database.rows(&format!(

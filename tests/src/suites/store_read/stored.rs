@@ -288,6 +288,7 @@ pub(super) fn stored_rows_hash_to_what_their_parts_say() {
 pub(super) fn stored_contents_have_the_keys_that_they_hash_to() {
     let stored = stored();
     let db = &stored.reports;
+    let part = stored.parts().remove(0).header.unwrap();
     RUNTIME.block_on(async {
         let series = audit::series_after(db, None, 100).await.unwrap();
         assert_eq!(series.len(), 6, "three apps, two models");
@@ -308,7 +309,6 @@ pub(super) fn stored_contents_have_the_keys_that_they_hash_to() {
                 .is_ok_and(|rate_set| rate_set.id() == found.key)
         };
         assert!(rate_sets.iter().all(is_own_key), "rate sets: {rate_sets:?}");
-        let part = stored.parts().remove(0).header.unwrap();
         let book = audit::price_book(db, part.prices).await.unwrap().unwrap();
         let shipped = PriceBook::shipped();
         assert_eq!(

@@ -1,0 +1,714 @@
+//! What a person reads whose settings are wrong, or whose database, broker or topic is away.
+//!
+//! Invariant: exactly one line on stderr, which names the thing, the place and the cure; the exit
+//! code of its kind; never a panic or a stack of causes.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use crate::harness::children::{Child, DeathSignal, Program};
+use crate::harness::database::Database;
+use crate::harness::folders;
+use crate::harness::kafka::Kafka;
+use crate::harness::postgres::Postgres;
+use crate::harness::product::{COMMAND, executable, source};
+use crate::harness::runner::Test;
+use crate::harness::wait;
+use crate::harness::world::World;
+use crate::test;
+
+pub(super) const TESTS: &[Test] = &[
+    test!(a_wrong_setting_is_one_line_with_place_and_cure, "K14"),
+    test!(an_absent_dependency_is_one_line_with_place_and_cure),
+    test!(a_schema_of_another_version_is_one_line_with_its_cure),
+    test!(a_missing_topic_is_waited_for_and_found_within_two_seconds),
+    test!(a_compacted_topic_is_refused_at_the_start),
+    test!(a_reader_that_goes_away_ends_a_command_quietly),
+    test!(the_doctor_names_what_to_mend),
+];
+
+/// One run of the executable and what it must say.
+struct Case<'a> {
+    what: &'static str,
+    /// The configuration file.
+    file: String,
+    variables: &'a [(&'static str, &'static str)],
+    arguments: &'a [&'static str],
+    exit: i32,
+    /// All of these stand in the line: thing, place, cure.
+    says: &'a [&'a str],
+}
+
+/// What a command printed.
+struct Ran {
+    exit: i32,
+    stdout: String,
+    stderr: String,
+}
+
+/// A folder with a configuration file, and with a price file whose third line is wrong.
+fn start(file: &str, variables: &[(&str, &str)], arguments: &[&str]) -> (PathBuf, Child) {
+    let folder = folders::make("errors");
+    std::fs::write(folder.join("tollbook.toml"), file).unwrap();
+    let prices = "provider,model,meter,above_input_tokens,usd_per_unit,source\n\
+                  openai,gpt-4o,output_text_tokens,0,0.00001,us\n\
+                  openai,gpt-4o,output_text_tokens,0,cheap,us\n";
+    std::fs::write(folder.join("prices.csv"), prices).unwrap();
+    let mut variables: Vec<_> = variables.to_vec();
+    let config = folder.join("tollbook.toml").display().to_string();
+    variables.push(("TOLLBOOK_CONFIG", &config));
+    let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+    let program = Program {
+        name: "tollbook".to_owned(),
+        path: executable(),
+        arguments: arguments
+            .iter()
+            .map(|&argument| argument.to_owned())
+            .collect(),
+        environment: variables.iter().map(owned).collect(),
+        account: None,
+        death_signal: DeathSignal::Kill,
+        logs: folder.clone(),
+    };
+    (folder, program.start())
+}
+
+fn run(file: &str, variables: &[(&str, &str)], arguments: &[&str]) -> Ran {
+    let (folder, child) = start(file, variables, arguments);
+    let status = child.wait(COMMAND);
+    let place = format!("{}/", folder.display());
+    Ran {
+        exit: status.code().unwrap_or(-1),
+        stdout: child.stdout(),
+        stderr: child.stderr().replace(&place, ""),
+    }
+}
+
+fn check(case: &Case<'_>) {
+    let ran = run(&case.file, case.variables, case.arguments);
+    let line = ran.stderr.trim_end_matches('\n');
+    let what = format!("{}: {:?}\n{line}", case.what, case.arguments);
+    assert_eq!(ran.exit, case.exit, "the exit code of {what}");
+    assert_eq!(line.lines().count(), 1, "one line of {what}");
+    assert!(line.starts_with("tollbook: "), "the beginning of {what}");
+    for said in case.says {
+        assert!(line.contains(said), "{said:?} is not said by {what}");
+    }
+    for never in [
+        "panicked",
+        "Caused by",
+        "RUST_BACKTRACE",
+        "Error {",
+        "Error(",
+    ] {
+        assert!(!line.contains(never), "{never:?} is said by {what}");
+    }
+    assert_eq!(ran.stdout, "", "nothing is answered by {what}");
+}
+
+/// Returns a file whose dependencies are all away, with TOML at its end from line 7 on.
+fn file(end: &str) -> String {
+    with(
+        "postgres://tollbook@127.0.0.1:1/nowhere",
+        "127.0.0.1:1",
+        end,
+    )
+}
+
+fn with(url: &str, brokers: &str, end: &str) -> String {
+    format!("[database]\nurl = \"{url}\"\n\n[kafka]\nbrokers = \"{brokers}\"\n\n{end}")
+}
+
+const MIGRATE: &[&str] = &["migrate"];
+const COST: &[&str] = &["report", "cost"];
+const CATCH_UP: &[&str] = &["ingest", "--until-caught-up"];
+const SERVE: &[&str] = &["ingest"];
+
+fn a_wrong_setting_is_one_line_with_place_and_cure() {
+    let twice = format!("{}{}", source("a"), source("a"));
+    let bad_topic = source("no such topic");
+    let unknown_format = source("a").replace("envoy-ai-gateway", "envoy");
+    let settings: &[(&'static str, &str, &[&str])] = &[
+        (
+            "an unknown section",
+            "[ingst]\n",
+            &[
+                "tollbook.toml:7",
+                "`ingst`",
+                "nearest known key is `ingest`",
+            ],
+        ),
+        (
+            "an unknown key",
+            "[ingest]\nbatch_age = 3\n",
+            &["tollbook.toml:8", "`ingest.batch_age`", "`batch_age_ms`"],
+        ),
+        (
+            "a wrong type",
+            "[ingest]\nbatch_age_ms = \"20\"\n",
+            &[
+                "tollbook.toml:8",
+                "`ingest.batch_age_ms`",
+                "whole number",
+                "without quotes",
+            ],
+        ),
+        (
+            "a negative number",
+            "[ingest]\nbatch_age_ms = -1\n",
+            &["tollbook.toml:8", "-1", "from 0 to"],
+        ),
+        (
+            "a bad value",
+            "[ingest]\nbatch_records_max = 0\n",
+            &[
+                "tollbook.toml:8",
+                "`ingest.batch_records_max`",
+                "out of range; use 1 to",
+            ],
+        ),
+        (
+            "a bad address",
+            "[ingest]\nhttp = \"localhost\"\n",
+            &[
+                "tollbook.toml:8",
+                "`ingest.http`",
+                "write an IP address and a port",
+            ],
+        ),
+        (
+            "an open listener",
+            "[ingest]\nhttp = \"0.0.0.0:0\"\n",
+            &["tollbook.toml:8", "0.0.0.0:0", "ingest.insecure = true"],
+        ),
+        (
+            "a bad zone",
+            "[reports]\nzone = \"Europe/Berlim\"\n",
+            &["tollbook.toml:8", "Europe/Berlim", "Europe/Berlin"],
+        ),
+        ("no TOML", "[ingest\n", &["tollbook.toml:7", "no TOML"]),
+        (
+            "an owned key of Kafka",
+            "[kafka.properties]\n\"auto.offset.reset\" = \"latest\"\n",
+            &[
+                "tollbook.toml:8",
+                "auto.offset.reset",
+                "Tollbook itself",
+                "remove it",
+            ],
+        ),
+        (
+            "a topic that cannot be",
+            &bad_topic,
+            &[
+                "tollbook.toml:8",
+                "`ingest.sources[0].topic`",
+                "use 1 to 249 of a-z",
+            ],
+        ),
+        (
+            "an unknown format",
+            &unknown_format,
+            &[
+                "tollbook.toml:9",
+                "`ingest.sources[0].format`",
+                "\"envoy-ai-gateway\"",
+            ],
+        ),
+        (
+            "a source without topic",
+            "[[ingest.sources]]\nformat = \"envoy-ai-gateway\"\n",
+            &[
+                "tollbook.toml:7",
+                "`ingest.sources[0].topic` is missing",
+                "add it as a text in quotes",
+            ],
+        ),
+        (
+            "a source twice",
+            &twice,
+            &["tollbook.toml:12", "would count twice", "leave one of them"],
+        ),
+    ];
+    for (what, end, says) in settings {
+        // A wrong setting stops every command alike.
+        for arguments in [CATCH_UP, &["config", "check"]] {
+            check(&Case {
+                what,
+                file: file(end),
+                variables: &[],
+                arguments,
+                exit: 3,
+                says,
+            });
+        }
+    }
+    let prices = format!("[prices]\nfiles = [\"prices.csv\"]\n{}", source("a"));
+    let absent = prices.replace("prices.csv", "absent.csv");
+    let variable = [("TOLLBOOK_DATABASE_URK", "x")];
+    let kafka_variable = [("TOLLBOOK_KAFKA_PROPERTIES_GROUP_ID", "mine")];
+    for case in [
+        Case {
+            what: "a price file with a bad line",
+            file: file(&prices),
+            variables: &[],
+            arguments: CATCH_UP,
+            exit: 3,
+            says: &["prices.csv line 3", "cheap"],
+        },
+        Case {
+            what: "a price file that is absent",
+            file: file(&absent),
+            variables: &[],
+            arguments: CATCH_UP,
+            exit: 3,
+            says: &[
+                "tollbook.toml:8",
+                "`prices.files[0]`",
+                "absent.csv",
+                "create it, or take it out",
+            ],
+        },
+        Case {
+            what: "no source",
+            file: file(""),
+            variables: &[],
+            arguments: &["config", "check"],
+            exit: 0,
+            says: &[],
+        },
+        Case {
+            what: "an unknown variable",
+            file: file(""),
+            variables: &variable,
+            arguments: COST,
+            exit: 3,
+            says: &["TOLLBOOK_DATABASE_URK", "TOLLBOOK_DATABASE_URL", "unset it"],
+        },
+        Case {
+            what: "an owned key by a variable",
+            file: file(""),
+            variables: &kafka_variable,
+            arguments: COST,
+            exit: 3,
+            says: &[
+                "TOLLBOOK_KAFKA_PROPERTIES_GROUP_ID",
+                "`kafka.properties.\"group.id\"`",
+                "set `group` instead",
+            ],
+        },
+        Case {
+            what: "a missing file",
+            file: file(""),
+            variables: &[],
+            arguments: &["report", "cost", "--config", "/nowhere/tollbook.toml"],
+            exit: 3,
+            says: &[
+                "/nowhere/tollbook.toml",
+                "--config",
+                "create it or name another",
+            ],
+        },
+        Case {
+            what: "a bad URL",
+            file: file(""),
+            variables: &[],
+            arguments: &["report", "cost", "--database-url", "mysql://ann:hush@x/y"],
+            exit: 3,
+            says: &[
+                "flag --database-url",
+                "`database.url`",
+                "postgres://user@host:5432/database",
+            ],
+        },
+        Case {
+            what: "an unknown dimension",
+            file: file(""),
+            variables: &[],
+            arguments: &["report", "cost", "--by", "ap"],
+            exit: 2,
+            says: &["--by", "\"ap\"", "tenant, app"],
+        },
+    ] {
+        if case.exit == 0 {
+            assert_eq!(
+                run(&case.file, &[], case.arguments).exit,
+                0,
+                "{}",
+                case.what
+            );
+        } else {
+            check(&case);
+        }
+    }
+}
+
+fn an_absent_dependency_is_one_line_with_place_and_cure() {
+    let world = World::new("away");
+    let (url, brokers) = (world.database.url(), world.kafka.brokers());
+    let topic = world.topic(1);
+    let unused = world.kafka.unused_topic("missing");
+    let server = Arc::clone(&world.postgres);
+    let no_database = format!("{url}_not");
+    let nobody = url.replace("tollbook@", "nobody_at_all@");
+    let wrong_password = locked_user(&server, url);
+    let database: &[&str] = &["127.0.0.1:1", "tollbook.toml:2", "check that it runs"];
+    for arguments in [
+        MIGRATE,
+        COST,
+        SERVE,
+        CATCH_UP,
+        &["gaps", "list"],
+        &["rejected", "list"],
+    ] {
+        let file = file(&source("a"));
+        check(&Case {
+            what: "no database server",
+            file,
+            variables: &[],
+            arguments,
+            exit: 4,
+            says: database,
+        });
+    }
+    let topic_says = format!("topic `{unused}` does not exist");
+    for (what, url, brokers, topic, arguments, exit, says) in [
+        (
+            "no broker",
+            url,
+            "127.0.0.1:1",
+            topic.name(),
+            SERVE,
+            4,
+            &["Kafka at 127.0.0.1:1", "tollbook.toml:5", "start it"][..],
+        ),
+        (
+            "no broker",
+            url,
+            "127.0.0.1:1",
+            topic.name(),
+            CATCH_UP,
+            4,
+            &["Kafka at 127.0.0.1:1", "tollbook.toml:5", "start it"],
+        ),
+        (
+            "no topic",
+            url,
+            &brokers,
+            &unused,
+            CATCH_UP,
+            4,
+            &[&topic_says, "create it, or correct"],
+        ),
+        (
+            "no such database",
+            &no_database,
+            &brokers,
+            topic.name(),
+            CATCH_UP,
+            3,
+            &["_not\" does not exist", "tollbook.toml:2", "database name"],
+        ),
+        (
+            "no such user",
+            &nobody,
+            &brokers,
+            topic.name(),
+            COST,
+            3,
+            &["nobody_at_all", "tollbook.toml:2", "check user"],
+        ),
+        (
+            "a wrong password",
+            &wrong_password,
+            &brokers,
+            topic.name(),
+            COST,
+            3,
+            &[
+                "password authentication failed",
+                "tollbook.toml:2",
+                "check user, password",
+            ],
+        ),
+    ] {
+        let file = with(url, brokers, &source(topic));
+        check(&Case {
+            what,
+            file,
+            variables: &[],
+            arguments,
+            exit,
+            says,
+        });
+        let ran = run(&with(url, brokers, &source(topic)), &[], arguments);
+        assert!(
+            !ran.stderr.contains("hush"),
+            "a password is shown: {}",
+            ran.stderr
+        );
+    }
+}
+
+/// Makes a user who needs a password and returns a URL with a wrong one.
+fn locked_user(server: &Postgres, url: &str) -> String {
+    let database = Database::at(&server.url("postgres"));
+    database.run(
+        "do $$ begin create role locked_user login password 'right'; \
+         exception when duplicate_object then null; end $$",
+    );
+    let file = database.value("show hba_file");
+    let rules = std::fs::read_to_string(&file).unwrap();
+    let rule = "host all locked_user 127.0.0.1/32 scram-sha-256\n";
+    std::fs::write(&file, format!("{rule}{rules}")).unwrap();
+    database.run("select pg_reload_conf()");
+    let wrong = url.replace("tollbook@", "locked_user:hush@");
+    wait::until_true(
+        "Postgres asks for the password",
+        Duration::from_secs(20),
+        || Database::at(&wrong).try_rows("select 1").is_err(),
+    );
+    wrong
+}
+
+fn a_schema_of_another_version_is_one_line_with_its_cure() {
+    let world = World::new("schema");
+    let brokers = world.kafka.brokers();
+    let topic = world.topic(1);
+    let empty = world.postgres.empty_database("schema-empty");
+    let newer = world.postgres.migrated_database("schema-newer");
+    newer.run(
+        "insert into _sqlx_migrations \
+         select 999, 'from the future', installed_on, true, checksum, execution_time \
+         from _sqlx_migrations limit 1",
+    );
+    let older = world.postgres.migrated_database("schema-older");
+    older.run("update _sqlx_migrations set version = version - 1000");
+    let cases: &[(&'static str, &str, &[&str])] = &[
+        (
+            "not migrated",
+            empty.url(),
+            &[
+                "no Tollbook schema",
+                "tollbook.toml:2",
+                "run `tollbook migrate`",
+            ],
+        ),
+        (
+            "too new",
+            newer.url(),
+            &["version 999", "tollbook.toml:2", "run the newer tollbook"],
+        ),
+        (
+            "too old",
+            older.url(),
+            &[
+                "this program needs",
+                "tollbook.toml:2",
+                "run `tollbook migrate`",
+            ],
+        ),
+    ];
+    for (what, url, says) in cases {
+        for arguments in [SERVE, CATCH_UP, COST, &["gaps", "list"]] {
+            let file = with(url, &brokers, &source(topic.name()));
+            check(&Case {
+                what,
+                file,
+                variables: &[],
+                arguments,
+                exit: 3,
+                says,
+            });
+        }
+    }
+    let file = with(newer.url(), &brokers, "");
+    check(&Case {
+        what: "migrating what is newer",
+        file,
+        variables: &[],
+        arguments: MIGRATE,
+        exit: 3,
+        says: &["version 999", "run the newer tollbook"],
+    });
+}
+
+fn a_missing_topic_is_waited_for_and_found_within_two_seconds() {
+    let world = World::new("waits");
+    let topic = world.kafka.unused_topic("waits");
+    let group = format!("group = \"tollbook-ingest-{topic}\"");
+    let text = with(
+        world.database.url(),
+        &world.kafka.brokers(),
+        &source(&topic),
+    )
+    .replace(
+        "\n\n[[",
+        &format!("\n{group}\n\n[ingest]\nhttp = \"127.0.0.1:0\"\n\n[["),
+    );
+    let (_folder, child) = start(&text, &[], SERVE);
+    let patience = Duration::from_secs(60);
+    let told = format!("`{topic}`");
+    wait::until_true("the missing topic is told", patience, || {
+        child.stderr().contains(&told)
+    });
+    let address = wait::until("the listener's address is told", patience, || {
+        let log = child.stderr();
+        let line = log.lines().find(|line| line.contains("http.address"))?;
+        let line: serde_json::Value = serde_json::from_str(line).ok()?;
+        Some(line.get("http.address")?.as_str()?.to_owned())
+    });
+    let unready = get(&address, "/readyz");
+    assert!(unready.starts_with("HTTP/1.1 503"), "{unready}");
+    assert!(unready.contains(&topic), "{unready}");
+    assert!(
+        get(&address, "/livez").starts_with("HTTP/1.1 200"),
+        "it lives while it waits"
+    );
+
+    world.kafka.create_topic(&topic, 1, &[]);
+    let created = Instant::now();
+    wait::until_true("the topic is found", patience, || {
+        get(&address, "/readyz").starts_with("HTTP/1.1 200")
+    });
+    let took = created.elapsed();
+    assert!(
+        took < Duration::from_secs(2),
+        "found after {took:?}\n{}",
+        child.stderr()
+    );
+    let log = child.stderr();
+    let times = log
+        .lines()
+        .filter(|line| line.contains("does not exist"))
+        .count();
+    assert_eq!(times, 1, "told once\n{log}");
+    assert!(
+        get(&address, "/metrics").starts_with("HTTP/1.1 200"),
+        "metrics are served"
+    );
+    child.signal(Signal::TERM);
+    assert_eq!(
+        child.wait(patience).code(),
+        Some(0),
+        "it drains\n{}",
+        child.stderr()
+    );
+}
+
+fn get(address: &str, path: &str) -> String {
+    let mut answer = String::new();
+    if let Ok(mut stream) = TcpStream::connect(address) {
+        let request = format!("GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).unwrap();
+        stream.read_to_string(&mut answer).unwrap();
+    }
+    answer
+}
+
+fn a_compacted_topic_is_refused_at_the_start() {
+    let world = World::new("compacted");
+    let topic = world.kafka.unused_topic("compacted");
+    world
+        .kafka
+        .create_topic(&topic, 1, &[("cleanup.policy", "compact")]);
+    for arguments in [SERVE, CATCH_UP] {
+        let end = format!("[ingest]\nhttp = \"127.0.0.1:0\"\n\n{}", source(&topic));
+        check(&Case {
+            what: "a compacted topic",
+            file: with(world.database.url(), &world.kafka.brokers(), &end),
+            variables: &[],
+            arguments,
+            exit: 3,
+            says: &[&topic, "is compacted", "set its cleanup.policy to delete"],
+        });
+    }
+}
+
+fn a_reader_that_goes_away_ends_a_command_quietly() {
+    let folder = folders::make("pipe");
+    let mut child = Command::new(executable())
+        .args(["prices", "list", "--configured"])
+        .current_dir(&folder)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // More than a pipe holds is to come, so that the command meets the closed end.
+    drop(child.stdout.take());
+    let ended = child.wait_with_output().unwrap();
+    let stderr = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert_eq!(
+        (ended.status.code(), stderr.as_str()),
+        (Some(0), ""),
+        "quietly"
+    );
+}
+
+fn the_doctor_names_what_to_mend() {
+    let world = World::new("doctor");
+    let topic = world.topic(2);
+    let compacted = world.kafka.unused_topic("doctor-compacted");
+    world
+        .kafka
+        .create_topic(&compacted, 1, &[("cleanup.policy", "compact")]);
+    let (url, brokers) = (world.database.url(), world.kafka.brokers());
+    let unused = Kafka::shared().unused_topic("doctor-missing");
+    let none = "127.0.0.1:1";
+    let cases: &[(&str, &str, &str, i32, &[&str])] = &[
+        (
+            url,
+            &brokers,
+            topic.name(),
+            0,
+            &[
+                "ok    Postgres",
+                "2 partitions, not compacted",
+                "ok    schema",
+            ],
+        ),
+        (
+            url,
+            &brokers,
+            &compacted,
+            3,
+            &["fail  topic", "cleanup.policy to delete", "ok    schema"],
+        ),
+        (
+            url,
+            &brokers,
+            &unused,
+            4,
+            &["fail  topic", "create it", "ok    schema"],
+        ),
+        (
+            url,
+            none,
+            topic.name(),
+            4,
+            &["fail  Kafka", "start it", "ok    schema"],
+        ),
+        (
+            "postgres://tollbook@127.0.0.1:1/x",
+            &brokers,
+            topic.name(),
+            4,
+            &["fail  Postgres", "not compacted"],
+        ),
+    ];
+    for (url, brokers, topic, exit, says) in cases {
+        let ran = run(&with(url, brokers, &source(topic)), &[], &["doctor"]);
+        let what = format!("doctor\n{}{}", ran.stdout, ran.stderr);
+        assert_eq!(ran.exit, *exit, "{what}");
+        assert_eq!(ran.stderr, "", "{what}");
+        for said in *says {
+            assert!(ran.stdout.contains(said), "{said:?} is not said by {what}");
+        }
+    }
+}
