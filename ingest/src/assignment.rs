@@ -171,9 +171,11 @@ pub(crate) struct Assignments {
 }
 
 impl Assignments {
-    /// Notes an open assignment, or with `None` a partition that waits for one.
+    /// Notes an open assignment, or with `None` a partition that waits for one; what it replaces ends.
     pub(crate) fn set(&self, place: TopicPartition, assignment: Option<Arc<Assignment>>) {
-        self.owned.lock().insert(place, assignment);
+        if let Some(replaced) = self.owned.lock().insert(place, assignment).flatten() {
+            replaced.end();
+        }
     }
 
     /// Forgets a partition that the group took away, and returns its assignment.

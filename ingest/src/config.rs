@@ -91,7 +91,8 @@ pub struct IngestConfig {
     pub insecure: bool,
     /// The most records that one batch holds.
     pub batch_records_max: u32,
-    /// The most bytes of payload that one batch holds; three batches may be in memory at a time.
+    /// The most bytes of payload that one batch holds; four batches may be in
+    /// memory at a time: filling, waiting, folding, committing.
     pub batch_bytes_max: u32,
     /// How long a record waits at rest for others to share its transaction, in milliseconds.
     pub batch_age_ms: u32,

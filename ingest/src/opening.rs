@@ -26,10 +26,6 @@ use crate::kafka::{LogError, LogRange, LogReader, TopicPartition};
 use crate::observe;
 use crate::source_config::Start;
 
-/// How long a rebalance waits for a claim before the partition is left waiting; far below
-/// librdkafka's `max.poll.interval.ms` of 5 minutes.
-const CLAIM_PATIENCE: Duration = Duration::from_secs(10);
-
 /// How long to wait between two tries of a claim that may succeed later.
 const CLAIM_PAUSE: Duration = Duration::from_millis(200);
 
@@ -94,10 +90,9 @@ impl Opener {
         }
     }
 
-    /// Opens a partition; blocks the calling thread, which must not be the runtime's, for at most
-    /// about ten seconds.
-    pub(crate) fn open(&self, place: &TopicPartition) -> Opened {
-        let deadline = Instant::now() + CLAIM_PATIENCE;
+    /// Opens a partition, trying until the deadline, at least once; blocks the calling thread, which
+    /// must not be the runtime's.
+    pub(crate) fn open(&self, place: &TopicPartition, deadline: Instant) -> Opened {
         loop {
             match self.try_open(place) {
                 Ok(opened) => return opened,

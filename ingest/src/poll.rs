@@ -36,6 +36,16 @@ const CHORES_INTERVAL: Duration = Duration::from_secs(1);
 /// How often a partition at rest is looked at for transaction markers at its end.
 const IDLE_INTERVAL: Duration = Duration::from_millis(100);
 
+/// How often a pipeline that still works is asked whether it is ready, where no record comes.
+const BUSY_INTERVAL: Duration = Duration::from_millis(2);
+
+/// How long one rebalance waits for all its claims before partitions are left waiting; far below
+/// librdkafka's `max.poll.interval.ms` of 5 minutes.
+const CLAIMS_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long leaving the group may take: librdkafka can wait for a coordinator that is away.
+const LEAVE_PATIENCE: Duration = Duration::from_secs(5);
+
 /// How long a revocation waits for the transaction in hand.
 const REVOKE_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -93,9 +103,10 @@ impl ConsumerContext for GroupContext {
 
 impl GroupContext {
     fn assign(&self, list: &TopicPartitionList) {
+        let deadline = Instant::now() + CLAIMS_PATIENCE;
         for mut element in list.elements() {
             let place: TopicPartition = (Arc::from(element.topic()), element.partition());
-            let offset = match self.opener.open(&place) {
+            let offset = match self.opener.open(&place, deadline) {
                 Opened::Ready(assignment) => {
                     let start = assignment.start;
                     self.assignments.set(place, Some(assignment));
@@ -282,10 +293,14 @@ impl Poller {
         None
     }
 
-    /// Returns how long to wait for a record.
+    /// Returns how long to wait for a record: until the batch is old enough, and where it is but the
+    /// pipeline still works, a moment.
     fn wait(&self) -> Duration {
         match self.batch_since {
-            Some(since) => self.bounds.batch_age().saturating_sub(since.elapsed()),
+            Some(since) => {
+                let left = self.bounds.batch_age().saturating_sub(since.elapsed());
+                left.max(BUSY_INTERVAL)
+            }
             None => IDLE_INTERVAL,
         }
     }
@@ -421,7 +436,7 @@ impl Poller {
     /// Tries partitions again that are ours but have no open assignment.
     fn open_waiting(&mut self) {
         for place in self.assignments.waiting() {
-            let Opened::Ready(assignment) = self.opener.open(&place) else {
+            let Opened::Ready(assignment) = self.opener.open(&place, Instant::now()) else {
                 continue;
             };
             let mut list = TopicPartitionList::new();
@@ -490,6 +505,23 @@ impl Poller {
         for assignment in self.assignments.open() {
             assignment.end();
         }
-        self.consumer.unsubscribe();
+        leave(self.consumer);
+    }
+}
+
+/// Leaves the group; where that does not end in time, the group finds out by its own time-out, and
+/// the process ends all the same.
+fn leave(consumer: BaseConsumer<GroupContext>) {
+    let (left, is_left) = std::sync::mpsc::channel();
+    let leaving = std::thread::Builder::new()
+        .name("leave".to_owned())
+        .spawn(move || {
+            consumer.unsubscribe();
+            drop(consumer);
+            // Nobody waits any more where it took too long.
+            left.send(()).unwrap_or_default();
+        });
+    if leaving.is_ok() {
+        is_left.recv_timeout(LEAVE_PATIENCE).unwrap_or_default();
     }
 }

@@ -394,8 +394,9 @@ impl<'s> Session<'s> {
 
     /// Waits for missing topics, then tells whether Postgres answers; ends only with an error.
     async fn keep_ready(&self, shutdown: &Shutdown) -> Result<(), IngestError> {
+        let reader = Arc::new(Mutex::new(LogReader::new(&self.settings.kafka)?));
         for source in &self.sources {
-            self.wait_for_topic(&source.topic).await?;
+            self.wait_for_topic(&source.topic, &reader).await?;
         }
         while !shutdown.is_requested() {
             match self.database.ping().await {
@@ -407,16 +408,19 @@ impl<'s> Session<'s> {
         Ok(())
     }
 
-    async fn wait_for_topic(&self, topic: &Arc<str>) -> Result<(), IngestError> {
+    async fn wait_for_topic(
+        &self,
+        topic: &Arc<str>,
+        reader: &Arc<Mutex<LogReader>>,
+    ) -> Result<(), IngestError> {
         let mut is_told = false;
         loop {
-            let (kafka, name) = (self.settings.kafka.clone(), Arc::clone(topic));
-            let found =
-                tokio::task::spawn_blocking(move || LogReader::new(&kafka)?.partitions(&name))
-                    .await
-                    .map_err(|_| {
-                        IngestError::Task(Failure::unexpected("looking for a topic panicked"))
-                    })?;
+            let (reader, name) = (Arc::clone(reader), Arc::clone(topic));
+            let found = tokio::task::spawn_blocking(move || reader.lock().partitions(&name))
+                .await
+                .map_err(|_| {
+                    IngestError::Task(Failure::unexpected("looking for a topic panicked"))
+                })?;
             match found {
                 Ok(_) if is_told => {
                     observe::topic_found(topic);
