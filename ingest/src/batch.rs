@@ -42,6 +42,26 @@ pub(crate) enum Payload {
     },
 }
 
+impl Payload {
+    fn oversized(time_ms: i64, key: Option<&[u8]>, value: &[u8]) -> Self {
+        Self::Oversized {
+            kept: value.get(..PAYLOAD_KEPT_MAX).unwrap_or(value).to_vec(),
+            bytes: value.len() as u64,
+            digest: Hash128::of(value),
+            fingerprint: fingerprint(time_ms, key, Some(value)),
+        }
+    }
+
+    /// Makes the payload of a record whose bytes its owner keeps.
+    pub(crate) fn kept_elsewhere(time_ms: i64, key: Option<&[u8]>, value: Option<&[u8]>) -> Self {
+        match value {
+            None => Self::None,
+            Some(value) if value.len() > PAYLOAD_MAX => Self::oversized(time_ms, key, value),
+            Some(_) => Self::Held { start: 0, end: 0 },
+        }
+    }
+}
+
 /// One record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Record {
@@ -77,16 +97,10 @@ impl RawBatch {
     pub(crate) fn push(&mut self, assignment: &Arc<Assignment>, message: &BorrowedMessage<'_>) {
         let payload = match message.payload() {
             None => Payload::None,
-            Some(value) if value.len() > PAYLOAD_MAX => Payload::Oversized {
-                kept: value.get(..PAYLOAD_KEPT_MAX).unwrap_or(value).to_vec(),
-                bytes: value.len() as u64,
-                digest: Hash128::of(value),
-                fingerprint: fingerprint(
-                    message.timestamp().to_millis().unwrap_or(-1),
-                    message.key(),
-                    Some(value),
-                ),
-            },
+            Some(value) if value.len() > PAYLOAD_MAX => {
+                let time = message.timestamp().to_millis().unwrap_or(-1);
+                Payload::oversized(time, message.key(), value)
+            }
             Some(value) => {
                 let start = self.bytes.len();
                 self.bytes.extend_from_slice(value);

@@ -80,6 +80,20 @@ pub fn group_config(kafka: &KafkaConfig) -> ClientConfig {
     config
 }
 
+/// Returns the settings of a reader that sees what a committed reader sees, is no member of the
+/// group, and is told where the log ends.
+#[must_use]
+pub fn committed_config(kafka: &KafkaConfig) -> ClientConfig {
+    let mut config = base_config(kafka);
+    config
+        .set("isolation.level", "read_committed")
+        .set("auto.offset.reset", "error")
+        .set("enable.partition.eof", "true")
+        .set("queued.max.messages.kbytes", "16384")
+        .set("fetch.queue.backoff.ms", "10");
+    config
+}
+
 /// Returns the hash by which a record is known again: its time, key and value.
 #[must_use]
 pub fn fingerprint(time_ms: i64, key: Option<&[u8]>, value: Option<&[u8]>) -> Hash128 {

@@ -23,6 +23,7 @@ mod poll;
 mod rules;
 mod session;
 pub mod source_config;
+pub mod verify;
 mod watch;
 
 pub use error::{IngestError, exit_of_store};

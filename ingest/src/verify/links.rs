@@ -1,0 +1,235 @@
+//! What a chain's parts say of themselves and of each other.
+//!
+//! Invariant: everything that a part's hash covers is read from its rows, nothing from what claims
+//! to be their number. Deliberately absent: the log.
+//!
+//! | rule | of |
+//! | --- | --- |
+//! | numbers ascend by one from 1 | two parts |
+//! | a part names the hash of the part before it, the first one zeros | two parts |
+//! | a part begins where the part before it ended, or after the gap that it names | two parts |
+//! | epochs never fall | two parts |
+//! | the rows are as many as the counts say, and hash to the part's hash | one part |
+//! | the last part is the one that the position names, and ends where that says | the chain |
+
+use domain::hash::Hash256;
+use domain::ids::{Epoch, Offset, PartNumber};
+use domain::meter::Meter;
+use domain::part::{HASH_VERSION, PartHeader, PartRows, part_hash};
+use store::audit::{Chain, StoredPart, StoredRows};
+
+use super::report::Findings;
+
+/// Follows a chain from part to part.
+pub(super) struct Links {
+    number: PartNumber,
+    hash: Hash256,
+    end: Option<Offset>,
+    epoch: Epoch,
+    begin: Option<Offset>,
+    sound: u64,
+    gaps: Vec<String>,
+}
+
+impl Links {
+    pub(super) const fn new() -> Self {
+        Self {
+            number: PartNumber::NONE,
+            hash: Hash256::ZERO,
+            end: None,
+            epoch: Epoch(0),
+            begin: None,
+            sound: 0,
+            gaps: Vec::new(),
+        }
+    }
+
+    /// Checks the next part and its rows; says whether its header can be read.
+    pub(super) fn check<'p>(
+        &mut self,
+        part: &'p StoredPart,
+        rows: &StoredRows,
+        findings: &mut Findings,
+    ) -> Option<&'p PartHeader> {
+        let before = findings.difference_count();
+        let number = part.number.0;
+        if part.number != self.number.next() {
+            findings.differs(format!(
+                "part {} is missing: part {number} comes after part {}",
+                self.number.next().0,
+                self.number.0
+            ));
+        }
+        for unreadable in &rows.unreadable {
+            findings.differs(format!("part {number}: {unreadable}"));
+        }
+        let header = match &part.header {
+            Ok(header) => Some(header),
+            Err(unreadable) => {
+                findings.differs(format!("part {number}: {unreadable}"));
+                None
+            }
+        };
+        if let Some(header) = header {
+            self.check_neighbour(header, findings);
+            check_counts(part, header, rows, findings);
+            check_hash(part, header, rows, findings);
+            self.end = Some(header.to);
+            self.epoch = header.epoch;
+        }
+        (self.number, self.hash) = (part.number, part.hash);
+        self.sound += u64::from(findings.difference_count() == before);
+        header
+    }
+
+    fn check_neighbour(&mut self, header: &PartHeader, findings: &mut Findings) {
+        let number = header.part.number.0;
+        if header.previous != self.hash {
+            let before = self.number.0;
+            findings.differs(format!(
+                "part {number} names {} as the hash of the part before it, but part {before} has {}",
+                header.previous, self.hash
+            ));
+        }
+        if header.epoch < self.epoch {
+            findings.differs(format!(
+                "part {number} has epoch {}, less than {} of the part before it",
+                header.epoch.0, self.epoch.0
+            ));
+        }
+        match (header.skipped, self.end) {
+            (Some(skipped), end) => {
+                let follows = end.is_none_or(|end| end <= skipped.from);
+                if !follows || skipped.to != header.from {
+                    findings.differs(format!(
+                        "part {number} begins at offset {} and names a gap from {} to {}, which \
+                         does not lie between it and the part before it",
+                        header.from.0, skipped.from.0, skipped.to.0
+                    ));
+                }
+                let (from, to) = (skipped.from.0, skipped.to.0);
+                self.gaps
+                    .push(format!("offsets {from} to {to} before part {number}"));
+            }
+            (None, Some(end)) if end != header.from => findings.differs(format!(
+                "part {number} begins at offset {}, but the part before it ends at {}",
+                header.from.0, end.0
+            )),
+            (None, Some(_)) => {}
+            (None, None) => self.begin = Some(header.from),
+        }
+    }
+
+    /// Checks the end of the chain against its position, and says what the links prove.
+    pub(super) fn finish(&self, chain: &Chain, findings: &mut Findings) {
+        let Some(position) = &chain.position else {
+            return findings.differs("the chain has no position");
+        };
+        let (last, named) = (self.number.0, position.last_part.0);
+        if last != named {
+            findings.differs(format!(
+                "part {named} is missing: the position names it as the head, but part {last} is \
+                 the last one"
+            ));
+        } else if position.part_end != self.end {
+            findings.differs(format!(
+                "the position says that part {last} ends at {}, but it ends at {}",
+                told(position.part_end),
+                told(self.end)
+            ));
+        }
+        if position.position < self.end {
+            findings.differs(format!(
+                "the position is {}, before the end of part {last} at {}",
+                told(position.position),
+                told(self.end)
+            ));
+        }
+        if position.epoch < self.epoch {
+            let epoch = position.epoch.0;
+            findings.differs(format!(
+                "the epoch is {epoch}, less than that of part {last}"
+            ));
+        }
+        if self.sound > 0 {
+            findings.proved(format!(
+                "{} parts are linked by their hashes, from offset {} to {}",
+                self.sound,
+                told(self.begin),
+                told(self.end)
+            ));
+        }
+        for gap in &self.gaps {
+            findings.proved(format!("an operator accepted a gap: {gap}"));
+        }
+    }
+}
+
+fn told(offset: Option<Offset>) -> String {
+    offset.map_or_else(|| "nothing".to_owned(), |offset| offset.0.to_string())
+}
+
+fn check_counts(
+    part: &StoredPart,
+    header: &PartHeader,
+    rows: &StoredRows,
+    findings: &mut Findings,
+) {
+    let number = part.number.0;
+    let length = |length: usize| u64::try_from(length).unwrap_or(u64::MAX);
+    let requests = |sum: u64, quantity: u64| sum.saturating_add(quantity);
+    let accepted = rows
+        .postings
+        .iter()
+        .map(|posting| posting.sums.quantities.get(Meter::Requests));
+    let counts = &header.counts;
+    for (what, counted, found) in [
+        (
+            "postings",
+            u64::try_from(part.postings).unwrap_or(0),
+            length(rows.postings.len()),
+        ),
+        (
+            "requests in its postings",
+            counts.accepted,
+            accepted.fold(0, requests),
+        ),
+        (
+            "duplicate rows",
+            counts.duplicates,
+            length(rows.duplicates.len()),
+        ),
+        (
+            "rejected rows",
+            counts.rejected,
+            length(rows.rejected.len()),
+        ),
+    ] {
+        if counted != found {
+            findings.differs(format!(
+                "part {number} counts {counted} {what}, but has {found}"
+            ));
+        }
+    }
+}
+
+fn check_hash(part: &StoredPart, header: &PartHeader, rows: &StoredRows, findings: &mut Findings) {
+    let number = part.number.0;
+    if part.hash_version != HASH_VERSION {
+        let why = format!("hash version {} is not this program's", part.hash_version);
+        return findings.unproven(part.number, &why);
+    }
+    let rows = PartRows {
+        postings: &rows.postings,
+        rejected: &rows.rejected,
+        duplicates: &rows.duplicates,
+    };
+    let computed = part_hash(header, &rows);
+    if computed != part.hash {
+        findings.differs(format!(
+            "part {number} claims the hash {}, but its header, postings, rejected and duplicate \
+             rows hash to {computed}",
+            part.hash
+        ));
+    }
+}
