@@ -10,6 +10,8 @@ mod config;
 mod demo;
 mod failure;
 mod output;
+#[cfg(test)]
+mod pages;
 mod prices;
 
 use std::io::{self, Write as _};
