@@ -50,7 +50,7 @@ missing_packages() {
 java_package() {
     local package
     for package in openjdk-21-jre-headless openjdk-17-jre-headless openjdk-25-jre-headless; do
-        if apt-cache show "$package" >/dev/null 2>&1; then
+        if LC_ALL=C apt-cache policy "$package" 2>/dev/null | grep -q 'Candidate: [0-9]'; then
             echo "$package"
             return
         fi
