@@ -61,16 +61,15 @@ java_package() {
 # Installs packages without starting a database server of the system's own: ours are started on free
 # ports in folders of their own.
 install_packages() {
-    local as_root=("$@") drop_in=/etc/postgresql-common/createcluster.d/tollbook-setup.conf
-    "${as_root[@]}" apt-get update -q
+    local as_root=("$@") status=0 drop_in=/etc/postgresql-common/createcluster.d/tollbook-setup.conf
+    "${as_root[@]}" apt-get update -q || return
     # Asked again: only now does a fresh system know which packages there are.
-    mapfile -t packages < <(missing_packages)
-    echo "    installing: ${packages[*]}"
-    "${as_root[@]}" mkdir -p "${drop_in%/*}"
-    echo 'create_main_cluster = false' | "${as_root[@]}" tee "$drop_in" >/dev/null
-    local status=0
+    mapfile -t missing < <(missing_packages)
+    echo "    installing: ${missing[*]}"
+    "${as_root[@]}" mkdir -p "${drop_in%/*}" || return
+    echo 'create_main_cluster = false' | "${as_root[@]}" tee "$drop_in" >/dev/null || return
     "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
-        apt-get install -y -q --no-install-recommends "${packages[@]}" || status=$?
+        apt-get install -y -q --no-install-recommends "${missing[@]}" || status=$?
     "${as_root[@]}" rm -f "$drop_in"
     return "$status"
 }
@@ -78,10 +77,15 @@ install_packages() {
 # The broker's jars, from Maven Central; complete or absent, never half there.
 fetch_kafka() {
     local fresh="$TOLLBOOK_KAFKA_LIBS.$$"
-    mkdir -p "$(dirname "$TOLLBOOK_KAFKA_LIBS")"
+    mkdir -p "$(dirname "$TOLLBOOK_KAFKA_LIBS")" || return
+    # Its output is escape sequences unless something went wrong.
     mvn -q -B -Dstyle.color=never -f scripts/kafka/pom.xml dependency:copy-dependencies \
-        -DincludeScope=runtime "-DoutputDirectory=$fresh"
-    rm -rf "$TOLLBOOK_KAFKA_LIBS"
+        -DincludeScope=runtime "-DoutputDirectory=$fresh" >"$fresh.log" 2>&1 || {
+        head -n 5 "$fresh.log" >&2
+        rm -rf "$fresh" "$fresh.log"
+        return 1
+    }
+    rm -rf "$TOLLBOOK_KAFKA_LIBS" "$fresh.log"
     mv "$fresh" "$TOLLBOOK_KAFKA_LIBS"
 }
 
