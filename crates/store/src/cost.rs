@@ -243,11 +243,13 @@ impl Snapshot {
                     max(p.quarter)) as last
             from chain c
             left join rollup_mark m on m.chain = c.id
-            join lateral (
+            cross join lateral (
+                -- As in cost.sql: by the index, whatever Postgres takes to lie after the mark.
                 select quarter from posting
-                where chain = c.id and part > coalesce(m.part, 0)
+                where chain = c.id and part > coalesce(m.part, 0) and part <= 9223372036854775807
                   and ($1 or series in (select key from series where tenant = $2))
-            ) p on true"#,
+                offset 0
+            ) p"#,
             is_all,
             tenant,
         )

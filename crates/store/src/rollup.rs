@@ -181,7 +181,11 @@ pub(crate) async fn find_difference(
             coalesce(s.model, '') as "model!", coalesce(p.amount::text, 'none') as "posted!",
             coalesce(c.amount::text, 'none') as "computed!"
         from unnest($1::int[], $2::bigint[], $3::bigint[]) as t (chain, after, up_to)
-        join posting p on p.chain = t.chain and p.part > t.after and p.part <= t.up_to
+        cross join lateral (
+            select * from posting
+            where chain = t.chain and part > t.after and part <= t.up_to
+            offset 0
+        ) p
         left join series s on s.key = p.series
         left join lateral (
             select coalesce(p.requests * r.requests, 0)
