@@ -159,7 +159,7 @@ fn parse(lines: &[String]) -> u64 {
     lines
         .iter()
         .filter_map(|line| serde_json::from_str::<Line<'_>>(line).ok())
-        .map(total)
+        .map(|line| total(&line))
         .sum()
 }
 
