@@ -27,6 +27,10 @@ pub const PAYLOAD_MAX: usize = 1024 * 1024;
 
 /// What one event of a record is.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all are events; a box would cost an allocation for each"
+)]
 pub enum Decoded<'a> {
     /// Usage to post.
     Event(UsageEvent<'a>),

@@ -334,88 +334,56 @@ mod tests {
         SourceConfig::new("usage.envoy", Format::EnvoyAiGateway)
     }
 
+    fn check(change: impl FnOnce(&mut SourceConfig), text: &str) {
+        let mut broken = source();
+        change(&mut broken);
+        let error = broken.validate().expect_err(text).to_string();
+        assert!(
+            error.contains(text) && error.contains("; "),
+            "{error} does not say {text}"
+        );
+    }
+
     #[test]
     fn settings_that_cannot_work_are_named_with_their_cure() {
-        let long = "n".repeat(257);
-        let map = |value: &str| BTreeMap::from([("logged".to_owned(), value.to_owned())]);
-        for (broken, text) in [
-            (
-                SourceConfig {
-                    topic: String::new(),
-                    ..source()
-                },
-                "`topic` \"\" is no name",
-            ),
-            (
-                SourceConfig {
-                    topic: "a b".to_owned(),
-                    ..source()
-                },
-                "`topic` \"a b\" is no name",
-            ),
-            (
-                SourceConfig {
-                    topic: "t".repeat(250),
-                    ..source()
-                },
-                "is no name of a Kafka topic",
-            ),
-            (
-                SourceConfig {
-                    name: Some(String::new()),
-                    ..source()
-                },
-                "`name` is empty",
-            ),
-            (
-                SourceConfig {
-                    name: Some(long),
-                    ..source()
-                },
-                "`name` has 257 bytes",
-            ),
-            (
-                SourceConfig {
-                    tenant: "a\0".to_owned(),
-                    ..source()
-                },
-                "`tenant` holds a NUL",
-            ),
-            (
-                SourceConfig {
-                    app: Some(String::new()),
-                    ..source()
-                },
-                "`app` names a field with",
-            ),
-            (
-                SourceConfig {
-                    identity: vec![String::new()],
-                    ..source()
-                },
-                "`identity` names a",
-            ),
-            (
-                SourceConfig {
-                    providers: map(""),
-                    ..source()
-                },
-                "`providers.logged` is empty",
-            ),
-            (
-                SourceConfig {
-                    routes: map(""),
-                    ..source()
-                },
-                "`routes.logged` is empty",
-            ),
-        ] {
-            let error = broken.validate().expect_err(text).to_string();
-            assert!(
-                error.contains(text) && error.contains("; "),
-                "{error} does not say {text}"
-            );
-        }
+        let map = || BTreeMap::from([("logged".to_owned(), String::new())]);
+        check(
+            |broken| broken.topic.clear(),
+            "`topic` \"\" is no name of a Kafka topic",
+        );
+        check(
+            |broken| broken.topic = "a b".to_owned(),
+            "`topic` \"a b\" is no name",
+        );
+        check(
+            |broken| broken.topic = "t".repeat(250),
+            "is no name of a Kafka topic",
+        );
+        check(
+            |broken| broken.name = Some(String::new()),
+            "`name` is empty",
+        );
+        check(
+            |broken| broken.name = Some("n".repeat(257)),
+            "`name` has 257 bytes",
+        );
+        check(
+            |broken| broken.tenant = "a\0".to_owned(),
+            "`tenant` holds a NUL",
+        );
+        check(
+            |broken| broken.app = Some(String::new()),
+            "`app` names a field with",
+        );
+        check(
+            |broken| broken.identity = vec![String::new()],
+            "`identity` names a field with",
+        );
+        check(
+            |broken| broken.providers = map(),
+            "`providers.logged` is empty",
+        );
+        check(|broken| broken.routes = map(), "`routes.logged` is empty");
         assert_eq!(source().validate(), Ok(()), "a topic is enough");
     }
 

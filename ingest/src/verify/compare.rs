@@ -84,7 +84,7 @@ fn counts(number: PartNumber, stored: &Counts, refolded: &Counts, findings: &mut
 
 /// Rows of one kind, by what they are told apart by. A key holds several rows only where sums were
 /// full, or where somebody put a row beside another.
-fn grouped<'r, K: Ord, R>(rows: &'r [R], key: impl Fn(&R) -> K) -> BTreeMap<K, Vec<&'r R>> {
+fn grouped<K: Ord, R>(rows: &[R], key: impl Fn(&R) -> K) -> BTreeMap<K, Vec<&R>> {
     let mut groups: BTreeMap<K, Vec<&R>> = BTreeMap::new();
     for row in rows {
         groups.entry(key(row)).or_default().push(row);

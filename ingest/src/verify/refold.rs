@@ -202,7 +202,7 @@ impl Reading {
             },
         };
         let read = self.log.read_until(header.to, &mut |record, payload| {
-            target.fold_record(record, payload)
+            target.fold_record(record, payload);
         })?;
         fold.take_ids();
         fold.withdraw_seen(&counted_elsewhere(header.part, duplicates));

@@ -81,8 +81,8 @@ const TAMPERINGS: &[Tampering] = &[
     },
     Tampering {
         what: "two parts swapped",
-        sql: "update part set number = -number where number in (2, 3) and chain = 1; \
-              update part set number = 5 + number where number < 0 and chain = 1; \
+        sql: "update part set number = 1000 + number where number in (2, 3) and chain = 1; \
+              update part set number = 1005 - number where number in (1002, 1003) and chain = 1; \
               update posting set part = 5 - part where part in (2, 3) and chain = 1; \
               update rejected_event set part = 5 - part where part in (2, 3) and chain = 1; \
               update duplicate set part = 5 - part where part in (2, 3) and chain = 1",
