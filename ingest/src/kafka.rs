@@ -190,6 +190,17 @@ impl LogReader {
     ///
     /// As [`Self::partitions`].
     pub fn range(&self, topic: &str, partition: i32) -> Result<LogRange, LogError> {
+        match self.range_as_known(topic, partition) {
+            // librdkafka answers from what it knew minutes ago: a new partition is not among that.
+            Err(LogError::NoTopic(_)) => {
+                self.partitions(topic)?;
+                self.range_as_known(topic, partition)
+            }
+            answer => answer,
+        }
+    }
+
+    fn range_as_known(&self, topic: &str, partition: i32) -> Result<LogRange, LogError> {
         let (start, end) = self
             .consumer
             .fetch_watermarks(topic, partition, ASK_TIMEOUT)
