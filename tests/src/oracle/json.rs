@@ -1,10 +1,11 @@
 //! JSON by `serde_json`, made strict: a key that occurs twice is an error, and numbers that are not
-//! written as whole ones are told apart.
+//! written as whole ones are told apart. Reads level by level, since `serde_json` refuses numbers that
+//! are too great for a float.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 /// A JSON value.
@@ -26,9 +27,6 @@ pub enum Json {
     Object(BTreeMap<String, Self>),
 }
 
-/// What the error of a key that occurs twice begins with.
-const TWICE: &str = "key twice";
-
 /// Why a text is not read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
@@ -38,20 +36,54 @@ pub enum Fault {
     DuplicateKey,
 }
 
+/// How deep values may be nested.
+const DEPTH_MAX: usize = 128;
+
 /// Reads a text that is one value.
 ///
 /// # Errors
 ///
 /// Each case of [`Fault`].
 pub fn read(text: &str) -> Result<Json, Fault> {
-    serde_json::from_str(text).map_err(|error| {
-        let is_twice = error.to_string().starts_with(TWICE);
-        if is_twice {
-            Fault::DuplicateKey
-        } else {
-            Fault::NotJson
+    // Also what `serde_json` takes for no number, since it is too great for a float, is JSON.
+    let whole: &RawValue = parse(text)?;
+    value(whole.get(), DEPTH_MAX)
+}
+
+fn parse<'t, T: Deserialize<'t>>(text: &'t str) -> Result<T, Fault> {
+    serde_json::from_str(text).map_err(|_| Fault::NotJson)
+}
+
+fn value(text: &str, depth: usize) -> Result<Json, Fault> {
+    let deeper = || depth.checked_sub(1).ok_or(Fault::NotJson);
+    match text.bytes().next() {
+        Some(b'{') => {
+            let Entries(entries) = parse(text)?;
+            let mut object = BTreeMap::new();
+            for (key, inside) in entries {
+                if object
+                    .insert(key, value(inside.get(), deeper()?)?)
+                    .is_some()
+                {
+                    return Err(Fault::DuplicateKey);
+                }
+            }
+            Ok(Json::Object(object))
         }
-    })
+        Some(b'[') => {
+            let elements: Vec<&RawValue> = parse(text)?;
+            let depth = deeper()?;
+            elements
+                .into_iter()
+                .map(|each| value(each.get(), depth))
+                .collect::<Result<_, _>>()
+                .map(Json::Array)
+        }
+        Some(b'"') => Ok(Json::Text(parse(text)?)),
+        Some(b't' | b'f') => Ok(Json::Bool),
+        Some(b'n') => Ok(Json::Null),
+        Some(_) | None => Ok(text.parse().map_or(Json::OtherNumber, Json::Whole)),
+    }
 }
 
 /// Reads an array and returns its elements' own texts.
@@ -87,65 +119,29 @@ impl Json {
     }
 }
 
-impl<'de> Deserialize<'de> for Json {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(Strict)
+/// An object's entries in order, a key that occurs twice included.
+struct Entries<'t>(Vec<(String, &'t RawValue)>);
+
+impl<'t> Deserialize<'t> for Entries<'t> {
+    fn deserialize<D: Deserializer<'t>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(InOrder)
     }
 }
 
-struct Strict;
+struct InOrder;
 
-impl<'de> Visitor<'de> for Strict {
-    type Value = Json;
+impl<'t> Visitor<'t> for InOrder {
+    type Value = Entries<'t>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a JSON value")
+        f.write_str("an object")
     }
 
-    fn visit_unit<E: Error>(self) -> Result<Json, E> {
-        Ok(Json::Null)
-    }
-
-    fn visit_bool<E: Error>(self, _: bool) -> Result<Json, E> {
-        Ok(Json::Bool)
-    }
-
-    fn visit_u64<E: Error>(self, number: u64) -> Result<Json, E> {
-        Ok(Json::Whole(number))
-    }
-
-    fn visit_i64<E: Error>(self, _: i64) -> Result<Json, E> {
-        Ok(Json::OtherNumber)
-    }
-
-    fn visit_f64<E: Error>(self, _: f64) -> Result<Json, E> {
-        Ok(Json::OtherNumber)
-    }
-
-    fn visit_str<E: Error>(self, text: &str) -> Result<Json, E> {
-        Ok(Json::Text(text.to_owned()))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Json, A::Error> {
-        let mut array = Vec::new();
-        while let Some(element) = elements.next_element()? {
-            array.push(element);
+    fn visit_map<A: MapAccess<'t>>(self, mut entries: A) -> Result<Entries<'t>, A::Error> {
+        let mut all = Vec::new();
+        while let Some(entry) = entries.next_entry()? {
+            all.push(entry);
         }
-        Ok(Json::Array(array))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Json, A::Error> {
-        let mut object = BTreeMap::new();
-        let mut twice = None;
-        while let Some((key, value)) = entries.next_entry::<String, Json>()? {
-            if object.contains_key(&key) {
-                twice = Some(key.clone());
-            }
-            object.insert(key, value);
-        }
-        match twice {
-            Some(key) => Err(A::Error::custom(format!("{TWICE}: {key}"))),
-            None => Ok(Json::Object(object)),
-        }
+        Ok(Entries(all))
     }
 }

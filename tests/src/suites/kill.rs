@@ -193,6 +193,8 @@ fn stopped_process_neither_blocks_its_successor_nor_counts_when_it_wakes() {
     world.assert_exact(&topic);
 }
 
+const EPOCHS: &str = "select string_agg(epoch::text, ' ' order by chain) from source_position";
+
 fn one_of_two_owners_is_fenced() {
     let world = World::new("two_owners");
     let topic = world.topic(2);
@@ -210,18 +212,14 @@ fn one_of_two_owners_is_fenced() {
     wait::until_true("the later claim wins both partitions", FOLD, || {
         owners(&world).iter().all(|now| !before.contains(now))
     });
-    let epochs = world
-        .database
-        .value("select string_agg(epoch::text, ' ') from source_position");
+    let epochs = world.database.value(EPOCHS);
     world.await_events(world.events() + 2000);
     assert!(
         first.ended().is_none(),
         "who is fenced lives on\n{}",
         first.log()
     );
-    let later = world
-        .database
-        .value("select string_agg(epoch::text, ' ') from source_position");
+    let later = world.database.value(EPOCHS);
     assert_eq!(later, epochs, "who is fenced does not claim again");
     stream.stop();
     world.await_caught_up(&topic);

@@ -106,7 +106,7 @@ fn accept_gaps(config: &Config, count: usize) {
     assert_eq!(gaps.len(), count, "{listed}");
     for gap in &gaps {
         let id = gap["id"].to_string();
-        let _output = config.output(&["gaps", "accept", id.trim_matches('"')]);
+        let _output = config.output(&["gaps", "accept", id.trim_matches('"'), "--by", "tests"]);
     }
 }
 

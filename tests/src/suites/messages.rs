@@ -9,7 +9,8 @@ use crate::harness::load::{Load, now_ms, seed};
 use crate::harness::product::drain;
 use crate::harness::runner::Test;
 use crate::harness::topic::{Record, Topic};
-use crate::harness::world::World;
+use crate::harness::wait;
+use crate::harness::world::{FOLD, World};
 use crate::oracle::{Oracle, compare, time};
 use crate::test;
 
@@ -34,6 +35,8 @@ pub(super) const TESTS: &[Test] = &[
         "M10"
     ),
     test!(events_are_priced_by_the_rate_of_their_time, "M13"),
+    test!(amount_beyond_the_ledger_is_rejected),
+    test!(event_below_the_floor_is_rejected, "M10"),
     test!(usage_without_a_rate_is_unpriced_until_there_is_one, "M12"),
 ];
 
@@ -157,7 +160,7 @@ fn bad_and_odd_messages() -> Vec<(Option<Vec<u8>>, Fate)> {
         (app("\"-\""), Posted),
         (app("null"), Posted),
         (app("\"a\\u0000b\""), Rejected("bad_id", "x-tenant-id")),
-        (app("\"\\ud800\""), Rejected("bad_id", "x-tenant-id")),
+        (app("\"\\ud800\""), Rejected("not_json", "")),
         (app("7"), Rejected("wrong_type", "x-tenant-id")),
         (with(&long), Rejected("bad_id", "x-tenant-id")),
         (app("\"\\u202eevil\""), Posted),
@@ -329,7 +332,7 @@ fn repeat_is_counted_once_across_batches() {
         let ingest = world.config(topic).ingest();
         world.await_caught_up(topic);
         topic.send_texts(1, Vec::<String>::new());
-        drain(&ingest, crate::harness::world::FOLD);
+        drain(&ingest, FOLD);
     });
 }
 
@@ -467,6 +470,56 @@ fn events_are_priced_by_the_rate_of_their_time() {
         "the change matters"
     );
     world.assert_exactly(&topic, &expected);
+}
+
+fn amount_beyond_the_ledger_is_rejected() {
+    let world = World::new("overflow");
+    let topic = world.topic(1);
+    // 2^53 tokens at 100 000 dollars pass 10^20 dollars, which is where NUMERIC(38,18) ends.
+    let rates = "provider,model,meter,above_input_tokens,usd_per_unit,source\n\
+                 openai,gpt-4o,output_text_tokens,0,100000,test\n";
+    let much = line_with("gen_ai.usage.output_tokens=9007199254740992");
+    topic.send_texts(1, [line_with(""), much]);
+    with_prices(world.config(&topic), rates).catch_up();
+    let rejected = world
+        .database
+        .value("select string_agg(reason, ' ') from rejected_event");
+    assert_eq!(rejected, "overflow", "one is posted, one is kept");
+    assert_eq!(
+        world.database.value("select sum(accepted) from part"),
+        "1",
+        "the other goes on"
+    );
+}
+
+fn event_below_the_floor_is_rejected() {
+    let world = World::new("floor");
+    let topic = world.topic(1);
+    let mut load = Load::new(seed("floor"));
+    topic.send_texts(1, load.lines(20));
+    let ingest = world.config(&topic).ingest();
+    wait::until_true("ids have a floor", FOLD, || {
+        world.database.value("select count(floor_at) from source") == "1"
+    });
+    // Within the window before its own record, but of a time whose ids are no longer kept.
+    let written = now_ms() - 4 * 86_400_000;
+    let payload = Some(load.line_at(written).into_bytes());
+    topic.send([Record {
+        partition: 0,
+        payload,
+        time: Some(written),
+    }]);
+    world.await_events(21);
+    drain(&ingest, FOLD);
+    let rows = world
+        .database
+        .rows("select reason || ' ' || field from rejected_event");
+    let reasons: Vec<String> = rows.into_iter().flatten().flatten().collect();
+    assert_eq!(
+        reasons,
+        ["below_floor start_time"],
+        "rejected, never guessed"
+    );
 }
 
 fn usage_without_a_rate_is_unpriced_until_there_is_one() {

@@ -9,6 +9,7 @@ use crate::harness::runner::Test;
 use crate::harness::topic::{Record, Stored};
 use crate::harness::world::{FOLD, World};
 use crate::mutate::Mutator;
+use crate::oracle::line::{self, Rule, Verdict};
 use crate::oracle::{Oracle, compare};
 use crate::test;
 
@@ -92,7 +93,15 @@ fn rejected(world: &World) -> Kept {
 }
 
 fn shown(record: &Stored, expected: u64, found: Option<&Vec<(String, String)>>) -> String {
+    let verdicts = line::read(record.payload.as_deref(), &Rule::default());
+    let reasons: Vec<&str> = verdicts
+        .iter()
+        .filter_map(|verdict| match verdict {
+            Verdict::Rejected(reason) => Some(*reason),
+            Verdict::Usage(_) | Verdict::Ignored => None,
+        })
+        .collect();
     let payload = String::from_utf8_lossy(record.payload.as_deref().unwrap_or(b"(none)"));
-    let head: String = payload.chars().take(900).collect();
-    format!("expected {expected} rejections, found {found:?}: {head}")
+    let head: String = payload.chars().take(2000).collect();
+    format!("expected {expected} rejections ({reasons:?}), found {found:?}: {head}")
 }
