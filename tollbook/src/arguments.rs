@@ -90,6 +90,11 @@ Examples:
 Each line is `ok`, `warn` or `fail`, what was checked, and how to mend it. Exits 3 for what must be
 set up, 4 where a dependency is away, 5 where data stopped, else 0.")]
     Doctor,
+    /// Folds the log again, compares it with the ledger, and says what is proved.
+    #[command(after_help = "\
+Says per chain what it proved, where it differs, and what is not provable, since the log has dropped
+its records. Ends with one line: `verified: …`, exit 0, or `differs: …`, exit 5.")]
+    Verify,
     /// Starts a Postgres, a Kafka and Tollbook of its own, and shows a ledger filling.
     #[command(after_help = "Examples:\n  tollbook demo\n  tollbook demo --once")]
     Demo(DemoArgs),

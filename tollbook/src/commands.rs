@@ -12,6 +12,7 @@ mod migrate;
 mod prices;
 mod rejected;
 mod report;
+mod verify;
 
 use service::config::Environment;
 use service::telemetry::{Filters, Telemetry, TelemetryError};
@@ -63,6 +64,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
         Command::Report(command) => report::run(&settings, command).await,
         Command::Rejected(command) => rejected::run(&settings, command).await,
         Command::Migrate => migrate::run(&settings).await,
+        Command::Verify => verify::run(&settings).await,
         Command::Gaps(command) => gaps::run(&settings, command).await,
         Command::Prices(command) => prices::run(&settings, command).await,
         Command::Config { command } => config::run(&settings, command),
@@ -90,7 +92,8 @@ async fn open(settings: &Settings, role: Role) -> Result<Database, Failure> {
 
 /// Makes the failure of the ledger.
 fn of_store(settings: &Settings, error: &store::StoreError) -> Failure {
-    failure::of_store(error, &settings.place("database.url"))
+    let url = &settings.config().database.url;
+    failure::of_store(error, url, &settings.place("database.url"))
 }
 
 /// Makes the failure of a report.

@@ -19,17 +19,20 @@ pub(crate) fn of_config(error: &ConfigError) -> Failure {
     Failure::new(exit, mask(&error.to_string()))
 }
 
-/// Makes the failure of the database; `place` says where its URL was written.
-pub(crate) fn of_store(error: &StoreError, place: &str) -> Failure {
-    let exit = exit_of_store(error);
+/// Makes the failure of the database that `url` names; `place` says where that was written.
+pub(crate) fn of_store(error: &StoreError, url: &str, place: &str) -> Failure {
     let cause = innermost(error).map_or_else(String::new, |cause| format!(" ({cause})"));
     let place = match error {
-        StoreError::Unreachable { .. } | StoreError::BadUrl(_) | StoreError::Forbidden(_) => {
-            format!("; database.url comes from {place}")
-        }
-        _ => String::new(),
+        StoreError::Corrupt(_) | StoreError::Busy(_) | StoreError::Other(_) => String::new(),
+        StoreError::Unreachable { .. }
+        | StoreError::BadUrl(_)
+        | StoreError::NotMigrated
+        | StoreError::SchemaTooOld { .. }
+        | StoreError::SchemaTooNew { .. }
+        | StoreError::Forbidden(_)
+        | StoreError::NothingInForce => format!("; database.url is {url}, from {place}"),
     };
-    Failure::new(exit, mask(&format!("{error}{cause}{place}")))
+    Failure::new(exit_of_store(error), mask(&format!("{error}{cause}{place}")))
 }
 
 fn exit_of_store(error: &StoreError) -> Exit {
@@ -52,7 +55,10 @@ fn innermost(error: &dyn Error) -> Option<String> {
     while let Some(next) = cause.source() {
         cause = next;
     }
-    Some(cause.to_string())
+    let text = cause.to_string();
+    // sqlx adds the line of Postgres's own source that raised the error.
+    let said = text.rsplit_once(" at line ").filter(|(_, line)| line.parse::<u32>().is_ok());
+    Some(said.map_or(text.as_str(), |(said, _)| said).to_owned())
 }
 
 /// Makes the failure of the log; `place` says where its brokers were written.
