@@ -363,7 +363,7 @@ begin
     for name in
         select c.relname from pg_inherits i join pg_class c on c.oid = i.inhrelid
         where i.inhparent = 'event_seen'::regclass and c.relname ~ '^event_seen_\d{8}$'
-          and to_date(right(c.relname, 8), 'YYYYMMDD') < day
+          and right(c.relname, 8) < to_char(day, 'YYYYMMDD')
     loop
         execute format('drop table %I', name);
         dropped := dropped + 1;

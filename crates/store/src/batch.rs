@@ -146,6 +146,15 @@ pub struct IdleAdvance {
     pub to: Offset,
 }
 
+/// Which chains did not move over markers, since they are not as the process knew them.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Advanced {
+    /// A newer owner has them, or they were stopped: drop them until they are assigned again.
+    pub fenced: Vec<ChainId>,
+    /// The database went back: claim them anew.
+    pub rewound: Vec<ChainId>,
+}
+
 /// The one connection that a process folds by, and what it knows to be stored.
 pub struct Writer {
     database: Database,
@@ -247,13 +256,13 @@ impl Writer {
     /// # Errors
     ///
     /// Each [`StoreError`] of a statement; nothing moved, or it is not known: claim anew.
-    pub async fn advance(&mut self, moves: &[IdleAdvance]) -> Result<Vec<ChainId>, StoreError> {
+    pub async fn advance(&mut self, moves: &[IdleAdvance]) -> Result<Advanced, StoreError> {
         let mut connection = self.take_connection().await?;
         let work = position::advance(&mut connection, self.backend, moves);
-        let lost = timeout(COMMIT_TIMEOUT, work).await;
-        let lost = lost.unwrap_or_else(|_| Err(timed_out("positions were moved")))?;
+        let advanced = timeout(COMMIT_TIMEOUT, work).await;
+        let advanced = advanced.unwrap_or_else(|_| Err(timed_out("positions were moved")))?;
         self.connection = Some(connection);
-        Ok(lost)
+        Ok(advanced)
     }
 
     /// Takes the connection out, so that an error or a cancelled call drops it; opens a new one

@@ -24,7 +24,8 @@ pub mod source;
 pub mod watermark;
 
 pub use batch::{
-    BatchWrite, CommitError, Committed, IdleAdvance, PartWrite, Resolved, ResolvePart, Writer,
+    Advanced, BatchWrite, CommitError, Committed, IdleAdvance, PartWrite, ResolvePart, Resolved,
+    Writer,
 };
 pub use connect::{Backend, Database, Role};
 pub use error::StoreError;

@@ -10,7 +10,7 @@ use domain::ids::{ChainId, Offset, PartRef};
 use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
-use super::{IdleAdvance, PartWrite, ResolvePart, Resolved};
+use super::{Advanced, IdleAdvance, PartWrite, ResolvePart, Resolved};
 use crate::claim::Fingerprint;
 use crate::connect::Backend;
 use crate::error::StoreError;
@@ -240,40 +240,62 @@ pub(super) async fn resolve(
     Ok(Resolved::Lost)
 }
 
-/// Moves positions without parts; returns the chains that are not as the caller knew them.
+/// Moves positions without parts; those of chains that are not as the caller knew them stay.
 pub(super) async fn advance(
     connection: &mut PgConnection,
     backend: Backend,
     moves: &[IdleAdvance],
-) -> Result<Vec<ChainId>, StoreError> {
+) -> Result<Advanced, StoreError> {
     let chains: Vec<i32> = moves.iter().map(|advance| advance.chain.0).collect();
-    let epochs: Vec<i64> = moves.iter().map(|advance| advance.epoch.0).collect();
-    let from: Vec<i64> = moves.iter().map(|advance| stored(advance.from)).collect();
-    let to: Vec<i64> = moves.iter().map(|advance| advance.to.0).collect();
     let mut tx = connection.begin().await?;
-    lock(&mut tx, &chains).await?;
-    let moved = sqlx::query_scalar!(
+    let held = lock(&mut tx, &chains).await?;
+    let mut advanced = Advanced::default();
+    let mut ours = Vec::with_capacity(moves.len());
+    for advance in moves {
+        match judge_advance(held.get(&advance.chain.0), advance) {
+            Verdict::Ours => ours.push(*advance),
+            Verdict::Fenced => advanced.fenced.push(advance.chain),
+            Verdict::Rewound => advanced.rewound.push(advance.chain),
+        }
+    }
+    let chains: Vec<i32> = ours.iter().map(|advance| advance.chain.0).collect();
+    let to: Vec<i64> = ours.iter().map(|advance| advance.to.0).collect();
+    let moved = sqlx::query!(
         "/* advance_positions */
         update source_position p
-        set position = new.to_offset, owner_pid = $5, owner_started = $6,
+        set position = new.to_offset, owner_pid = $3, owner_started = $4,
             updated_at = clock_timestamp()
-        from unnest($1::integer[], $2::bigint[], $3::bigint[], $4::bigint[])
-            as new (chain, epoch, from_offset, to_offset)
-        where p.chain = new.chain and p.epoch = new.epoch and p.position = new.from_offset
-            and new.to_offset >= new.from_offset and p.state = 'open'
-        returning p.chain",
+        from unnest($1::integer[], $2::bigint[]) as new (chain, to_offset)
+        where p.chain = new.chain and p.position <= new.to_offset",
         &chains,
-        &epochs,
-        &from,
         &to,
         backend.pid,
         backend.started
     )
-    .fetch_all(&mut *tx)
-    .await?;
+    .execute(&mut *tx)
+    .await?
+    .rows_affected();
+    if moved != u64::try_from(ours.len()).unwrap_or(u64::MAX) {
+        let what = format!(
+            "{moved} of {} locked positions moved over markers",
+            ours.len()
+        );
+        return Err(StoreError::Corrupt(what));
+    }
     tx.commit().await?;
-    let lost = moves.iter().map(|advance| advance.chain);
-    Ok(lost.filter(|chain| !moved.contains(&chain.0)).collect())
+    Ok(advanced)
+}
+
+/// Sorts a chain's row as for a batch, but for the part, which stays.
+fn judge_advance(held: Option<&Held>, advance: &IdleAdvance) -> Verdict {
+    match held {
+        None => Verdict::Rewound,
+        Some(held) if held.epoch > advance.epoch.0 || !held.is_open => Verdict::Fenced,
+        Some(held) if held.epoch < advance.epoch.0 || held.position != stored(advance.from) => {
+            Verdict::Rewound
+        }
+        Some(_) => Verdict::Ours,
+    }
 }
 
 fn stored(position: Option<Offset>) -> i64 {
