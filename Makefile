@@ -26,7 +26,8 @@ test: setup ## Install what is missing, build, and run every test
 check: setup ## Format, lints and the tests that need no server
 	@$(env) step "format" cargo fmt --check
 	@$(env) step "lints" cargo clippy --locked --workspace --all-targets -- -D warnings
-	@$(env) step "domain" cargo test --locked -q -p domain
+	@$(env) step "tests that need no server" \
+		cargo test --locked -q --workspace --lib --bins --test tidy
 
 build: setup ## Build the executable (dev profile, as tests and demo use it)
 	@$(env) $(build)
