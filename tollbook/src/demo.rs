@@ -189,7 +189,7 @@ impl Demo {
         ));
         for arguments in [
             ["report", "cost", "--by", "app"].as_slice(),
-            &["report", "cost", "--by", "model,priced_model"],
+            &["report", "cost", "--by", "provider,model"],
             &["rejected", "list"],
             &["verify"],
         ] {

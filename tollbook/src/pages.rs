@@ -7,10 +7,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::CommandFactory as _;
+use domain::price::PriceBook;
 use serde_json::Value;
+use service::config::Environment;
 
-use crate::arguments::Arguments;
-use crate::config;
+use crate::arguments::{Arguments, SettingsFlags};
+use crate::config::{self, Settings};
 
 const BEGIN: &str = "<!-- generated: begin -->\n";
 const END: &str = "<!-- generated: end -->";
@@ -132,4 +134,40 @@ fn commands(command: &mut clap::Command, text: &mut String) {
     {
         commands(inner, text);
     }
+}
+
+/// Returns the README's TOML blocks: the settings, then the prices.
+fn readme_blocks() -> Vec<String> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md");
+    let text = fs::read_to_string(path).unwrap();
+    let blocks = text.split("```toml\n").skip(1);
+    blocks
+        .filter_map(|block| Some(block.split_once("```")?.0.to_owned()))
+        .collect()
+}
+
+#[test]
+fn the_files_of_the_readme_can_be_used_as_they_stand() {
+    let [settings, prices] = <[String; 2]>::try_from(readme_blocks()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("tollbook.toml");
+    fs::write(&config, settings).unwrap();
+    let flags = SettingsFlags {
+        config: Some(config),
+        database_url: None,
+        kafka_brokers: None,
+    };
+    let settings = Settings::load(&flags, &Environment::default()).unwrap();
+    assert_eq!(
+        settings.config().prices.files,
+        ["prices.toml"],
+        "the second block"
+    );
+    let shipped = PriceBook::shipped();
+    let book = shipped.with_file("prices.toml", &prices).unwrap();
+    assert_eq!(
+        book.rates().count(),
+        shipped.rates().count() + 2,
+        "two rates that no list has"
+    );
 }
