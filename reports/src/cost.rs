@@ -76,7 +76,7 @@ pub struct CostReport {
 ///
 /// # Errors
 ///
-/// Those of [`read`] and [`write`].
+/// Those of [`read()`] and [`write()`].
 pub async fn run(db: &Database, args: &CostArgs, out: &mut dyn Write) -> Result<(), ReportError> {
     let report = read(db, args).await?;
     write(&report, out)

@@ -173,6 +173,17 @@ pub enum CostError {
     Store(#[from] StoreError),
 }
 
+impl CostError {
+    /// Returns the fixed name of the kind, for metrics.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::TooManyGroups => "too_many_groups",
+            Self::Store(error) => error.kind(),
+        }
+    }
+}
+
 impl From<sqlx::Error> for CostError {
     fn from(error: sqlx::Error) -> Self {
         Self::Store(error.into())

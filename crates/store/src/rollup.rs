@@ -68,6 +68,17 @@ pub enum RollUpError {
     Store(#[from] StoreError),
 }
 
+impl RollUpError {
+    /// Returns the fixed name of the kind, for metrics.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::AmountDiffers(_) => "amount_differs",
+            Self::Store(error) => error.kind(),
+        }
+    }
+}
+
 impl From<sqlx::Error> for RollUpError {
     fn from(error: sqlx::Error) -> Self {
         Self::Store(error.into())

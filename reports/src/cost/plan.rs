@@ -105,5 +105,5 @@ pub(super) fn unpriced_command(dimensions: &[Dimension]) -> String {
         .iter()
         .map(|dimension| dimension.name())
         .collect();
-    format!("tollbook report cost --by {} --unpriced", by.join(","))
+    format!("tollbook report cost --by {} --only-unpriced", by.join(","))
 }

@@ -75,17 +75,17 @@ fn rows() -> Vec<CostRow> {
 #[test]
 fn a_table_aligns_rounds_totals_and_escapes() {
     let expected = "\
-app          requests  input tokens  output tokens  unpriced          cost
+app         requests  input tokens  output tokens  unpriced          cost
 ──────────────────────────────────────────────────────────────────────────
-=cmd()              2     1,234,567              0         0  1,234.500000
+=cmd()             2     1,234,567              0         0  1,234.500000
 a\\u{1b}[2J         1             0              0         0      0.000000
-b                   3            30              0         3       no rate
+b                  3            30              0         3       no rate
 ──────────────────────────────────────────────────────────────────────────
-total               6     1,234,597              0         3  1,234.500000
+total              6     1,234,597              0         3  1,234.500000
 
 Usage from 2027-01-15T08:00:00Z to 2027-01-15T09:00:00Z (UTC).
 Costs are rounded to 6 places for display; --output json or csv has them exactly.
-3 requests used something that has no rate, which no cost includes; see `tollbook report cost --by provider,priced_model --unpriced`.
+3 requests used something that has no rate, which no cost includes; see `tollbook report cost --by provider,priced_model --only-unpriced`.
 ";
     assert_eq!(text(&report(Output::Table, rows())), expected, "the table");
 }
