@@ -26,7 +26,7 @@ pub(super) fn print<T: Serialize>(
         text: String::new(),
     };
     printer.table(&table, &Path::root());
-    Ok(printer.text)
+    Ok(printer.text.trim_start().to_owned())
 }
 
 struct Printer<'a> {

@@ -41,11 +41,11 @@ pub(super) async fn examine(settings: &Settings, examination: &mut Examination) 
                 ),
             ),
             Err(Asked::Kafka(error)) => {
-                examination.stopped(&what, &failure::of_log(&error, &place));
+                examination.stopped("Kafka", &failure::of_log(&error, &place));
                 return;
             }
             Err(Asked::Failed(failure)) => {
-                examination.stopped(&what, &failure);
+                examination.stopped("Kafka", &failure);
                 return;
             }
         }
