@@ -21,7 +21,7 @@ demo: setup ## Start a Postgres, a Kafka and Tollbook, and watch a ledger fill (
 
 test: setup ## Install what is missing, build, and run every test
 	@$(env) $(build)
-	@$(env) step "all tests" cargo test --locked --workspace --no-fail-fast
+	@$(env) step "all tests" scripts/test.sh
 
 check: setup ## Format, lints and the tests that need no server
 	@$(env) step "format" cargo fmt --check
