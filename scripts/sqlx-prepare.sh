@@ -1,88 +1,93 @@
 #!/usr/bin/env bash
-# Describes every query of the store against a freshly migrated Postgres of its own, into an empty
-# folder. Without arguments it replaces .sqlx by that folder; with --check it compares the two and
-# fails where a query or a migration changed and .sqlx did not.
+# Writes the checked queries to .sqlx, from which the build works without a database, or with
+# --check compares .sqlx with what a database migrated just now gives. Needs no sqlx-cli: where
+# SQLX_OFFLINE_DIR is set, sqlx's macros write one file per query that they check.
+#
+#   scripts/sqlx-prepare.sh          after a change of a query or a migration
+#   scripts/sqlx-prepare.sh --check  in CI: exit 1 where .sqlx is not what the queries are
+#
+# PREPARE_DATABASE_URL names a server's database in which another one may be created; where it is
+# not set, a server of its own is started for the while.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-. scripts/env.sh
 
-mode=${1:---write}
-case $mode in --write | --check) ;; *)
+mode="${1:-write}"
+case "$mode" in
+write | --check) ;;
+*)
     echo "usage: scripts/sqlx-prepare.sh [--check]" >&2
     exit 2
     ;;
 esac
 
-# The newest server of the system.
-programs=$(dirname "$(ls -d /usr/lib/postgresql/*/bin/postgres 2>/dev/null | sort -V | tail -n 1)")
-[ -x "$programs/initdb" ] || programs=$(dirname "$(readlink -f "$(command -v postgres)")")
+scratch="$(mktemp -d)"
+data="$scratch/postgres"
+server=""
 
-state=$(mktemp -d "${TMPDIR:-/tmp}/tollbook-sqlx-XXXXXX")
-server=
-stop() {
-    [ -z "$server" ] || kill -s INT "$server" 2>/dev/null || true
-    [ -z "$server" ] || wait "$server" 2>/dev/null || true
-    rm -rf "$state"
+# Postgres refuses to run as root.
+as_owner() {
+    if [ "$(id -u)" = 0 ]; then
+        setpriv --reuid=postgres --regid=postgres --clear-groups "$@"
+    else
+        "$@"
+    fi
 }
-trap stop EXIT
-trap 'exit 130' INT TERM
 
-# Postgres refuses root; what it needs is made for the user that it runs as.
-run_as=()
-mkdir "$state/postgres" "$state/queries"
-if [ "$(id -u)" -eq 0 ]; then
-    user=$(id -u postgres >/dev/null 2>&1 && echo postgres || echo nobody)
-    run_as=(setpriv "--reuid=$(id -u "$user")" "--regid=$(id -g "$user")" --clear-groups --)
-    chmod 711 "$state"
-    chown "$user" "$state/postgres"
+finish() {
+    if [ -n "${database:-}" ]; then
+        psql -qX "$server" -c "drop database if exists $database with (force)" || true
+    fi
+    if [ -d "$data" ]; then
+        as_owner "$programs/pg_ctl" -D "$data" -m immediate -s stop || true
+    fi
+    rm -rf "$scratch"
+}
+trap finish EXIT
+
+server="${PREPARE_DATABASE_URL:-}"
+if [ -z "$server" ]; then
+    programs="$(dirname "$(command -v initdb || ls /usr/lib/postgresql/*/bin/initdb | sort -V | tail -1)")"
+    chmod 755 "$scratch"
+    mkdir "$data"
+    if [ "$(id -u)" = 0 ]; then chown postgres "$data"; fi
+    as_owner "$programs/initdb" -D "$data" -U tollbook -A trust -E UTF8 --no-locale --no-sync >/dev/null
+    # A socket in the scratch folder: no port that something else may hold.
+    as_owner "$programs/pg_ctl" -D "$data" -s -w -l "$data/log" \
+        -o "-c listen_addresses='' -c unix_socket_directories='$data' -c fsync=off" start
+    server="postgres://tollbook@localhost/postgres?host=$data"
 fi
 
-# Answers on a socket in a folder of its own, so on no port that others may have; the path is short
-# enough for a socket unless TMPDIR is very long.
-cd "$state/postgres"
-"${run_as[@]}" "$programs/initdb" -D data -U tollbook --auth=trust --encoding=UTF8 --no-locale \
-    --no-sync >"$state/initdb.log"
-"${run_as[@]}" "$programs/postgres" -D data -k "$state/postgres" -c listen_addresses= \
-    -c fsync=off >"$state/postgres.log" 2>&1 &
-server=$!
-cd - >/dev/null
-psql=("$programs/psql" -X -q -h "$state/postgres" -U tollbook -v ON_ERROR_STOP=1)
-until "${psql[@]}" -d postgres -c 'select 1' >/dev/null 2>&1; do
-    kill -0 "$server" 2>/dev/null || {
-        tail -n 3 "$state/postgres.log" >&2
-        exit 1
-    }
-    sleep 0.1
-done
-"${psql[@]}" -d postgres -c 'create database tollbook'
-for migration in migrations/*.sql; do
-    "${psql[@]}" -d tollbook -f "$migration" >/dev/null
+database="tollbook_prepare_$$"
+psql -qX "$server" -c "create database $database"
+case "$server" in
+*\?*) url="${server%%\?*}" && url="${url%/*}/$database?${server#*\?}" ;;
+*) url="${server%/*}/$database" ;;
+esac
+for file in migrations/*.sql; do
+    psql -qX "$url" -v ON_ERROR_STOP=1 --single-transaction -f "$file" >/dev/null
 done
 
-# Only the store has queries. Touched, so that its macros run whatever was built before; its time is put
-# back afterwards, so that nothing else is built anew for this.
-touch -r crates/store/src/lib.rs "$state/time"
+# Macros run again only where their crate is built again; the store alone holds SQL. Without a change
+# of content the time stamp is what cargo looks at.
+fresh="$scratch/queries"
+mkdir "$fresh"
 touch crates/store/src/lib.rs
-socket=$(printf '%s' "$state/postgres" | sed 's|%|%25|g; s|/|%2F|g')
-SQLX_OFFLINE=false SQLX_OFFLINE_DIR="$state/queries" \
-    DATABASE_URL="postgres://tollbook@$socket/tollbook" \
-    cargo check --locked --quiet --workspace --all-targets || status=$?
-touch -r "$state/time" crates/store/src/lib.rs
-[ "${status:-0}" -eq 0 ] || exit "$status"
+SQLX_OFFLINE=false SQLX_OFFLINE_DIR="$fresh" DATABASE_URL="$url" cargo check --quiet --package store --lib
 
-count=$(find "$state/queries" -name 'query-*.json' | wc -l)
-[ "$count" -gt 0 ] || {
-    echo "no query was described: the store was not built anew" >&2
+count="$(find "$fresh" -name 'query-*.json' | wc -l)"
+if [ "$count" = 0 ]; then
+    echo "error: sqlx wrote no query: was the store built?" >&2
     exit 1
-}
+fi
 if [ "$mode" = --check ]; then
-    diff -rq .sqlx "$state/queries" || {
-        echo ".sqlx is stale: run scripts/sqlx-prepare.sh and commit .sqlx" >&2
+    if ! diff -r -q .sqlx "$fresh"; then
+        echo "error: .sqlx is not what the queries are: run scripts/sqlx-prepare.sh and commit .sqlx" >&2
         exit 1
-    }
-    echo "    .sqlx holds the $count queries of the store, and no other"
+    fi
+    echo "$count queries are as .sqlx says"
 else
-    rm -rf .sqlx
-    cp -r "$state/queries" .sqlx
-    echo "    .sqlx holds $count queries"
+    mkdir -p .sqlx
+    find .sqlx -name 'query-*.json' -delete
+    cp "$fresh"/query-*.json .sqlx/
+    echo "$count queries written to .sqlx"
 fi
