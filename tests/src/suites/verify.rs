@@ -3,12 +3,18 @@
 use crate::harness::load::{Load, seed};
 use crate::harness::product::{Config, drain};
 use crate::harness::runner::Test;
-use crate::harness::topic::Topic;
+use crate::harness::topic::{Record, Topic};
 use crate::harness::wait;
 use crate::harness::world::{FOLD, World};
 use crate::test;
 
-pub(super) const TESTS: &[Test] = &[test!(each_tampering_is_named)];
+pub(super) const TESTS: &[Test] = &[
+    test!(each_tampering_is_named),
+    test!(what_the_log_dropped_is_not_provable_and_said_to_be),
+    test!(another_log_proves_nothing_of_the_one_that_was_folded),
+    test!(transactions_are_folded_again_and_no_record_is_passed_over),
+    test!(a_broker_that_is_away_leaves_no_verdict),
+];
 
 /// What is done to the ledger behind the product's back, and what `verify` must say.
 struct Tampering {
@@ -170,4 +176,134 @@ fn each_tampering_is_named() {
         }
     }
     assert!(failures.is_empty(), "not named:\n{}", failures.join("\n"));
+}
+
+/// Folds three parts of a hundred lines each on a topic of one partition.
+fn three_parts(world: &World, topic: &Topic, config: &Config, load: &mut Load) {
+    for _part in 0..3 {
+        topic.send_texts(1, load.lines(100));
+        config.catch_up();
+    }
+    let parts = world.database.number("select count(*) from part");
+    assert_eq!(parts, 3, "each run folds one part");
+}
+
+/// Runs `verify`, which must find nothing that differs, and returns what it prints.
+fn verified(config: &Config, says: &[&str]) -> String {
+    let (code, last, all) = verify(config);
+    assert_eq!(code, 0, "{all}");
+    assert!(last.starts_with("verified: "), "{all}");
+    for text in says {
+        assert!(all.contains(text), "does not say {text:?}:\n{all}");
+    }
+    all
+}
+
+fn what_the_log_dropped_is_not_provable_and_said_to_be() {
+    let world = World::new("dropped");
+    let topic = world.topic(1);
+    let config = world.config(&topic);
+    let mut load = Load::new(seed("dropped"));
+    three_parts(&world, &topic, &config, &mut load);
+    verified(&config, &["3 parts were folded again from 300 records"]);
+
+    world.kafka.delete_records_before(topic.name(), 0, 150);
+    let gone = "not provable: parts 1-2: the log begins at offset 150 by now";
+    verified(
+        &config,
+        &[gone, "1 parts were folded again from 100 records"],
+    );
+
+    // What the log cannot prove, the hashes still do.
+    let mut session = world.database.session();
+    session.run("set session_replication_role = replica");
+    session.run("update posting set images = images + 1 where part = 1");
+    let (code, last, all) = verify(&config);
+    assert!(code == 5 && last.starts_with("differs: "), "{all}");
+    assert!(all.contains("part 1 claims the hash"), "{all}");
+    session.run("update posting set images = images - 1 where part = 1");
+
+    world.kafka.delete_records_before(topic.name(), 0, 300);
+    verified(
+        &config,
+        &["not provable: parts 1-3: the log has dropped the records"],
+    );
+    world.kafka.delete_topic(topic.name());
+    wait::until_true("the topic is gone", FOLD, || {
+        let (_, _, all) = verify(&config);
+        all.contains("not provable: parts 1-3: the topic does not exist any more")
+    });
+}
+
+fn another_log_proves_nothing_of_the_one_that_was_folded() {
+    let world = World::new("another_log");
+    let topic = world.topic(1);
+    let config = world.config(&topic);
+    let mut load = Load::new(seed("another_log"));
+    three_parts(&world, &topic, &config, &mut load);
+    world.kafka.delete_topic(topic.name());
+    world.kafka.create_topic(topic.name(), 1, &[]);
+    topic.send_texts(1, load.lines(50));
+    verified(
+        &config,
+        &["not provable: parts 1-3: the log ends at offset 50"],
+    );
+    topic.send_texts(1, load.lines(400));
+    verified(
+        &config,
+        &["not provable: parts 1-3: the log holds another record at offset 299"],
+    );
+}
+
+fn transactions_are_folded_again_and_no_record_is_passed_over() {
+    let world = World::new("verify_transactions");
+    let topic = world.topic(1);
+    let config = world.config(&topic);
+    let mut load = Load::new(seed("verify_transactions"));
+    for round in 0..3 {
+        topic.send_texts(1, load.lines(20));
+        for is_kept in [false, true] {
+            let transaction = topic.begin(&format!("verify-transactions-{round}-{is_kept}"));
+            let lines = load.lines(10);
+            transaction.send(lines.iter().map(|line| Record::text(0, line)));
+            if is_kept {
+                transaction.commit();
+            } else {
+                transaction.abort();
+            }
+        }
+        config.catch_up();
+    }
+    // 60 plain records and 30 of committed transactions; 30 were aborted, 6 are markers.
+    verified(
+        &config,
+        &["folded again from 90 records", "0 parts not provable"],
+    );
+
+    topic.send_texts(1, load.lines(1));
+    let mut session = world.database.session();
+    session.run("set session_replication_role = replica");
+    session.run("update source_position set position = position + 1");
+    let (code, _, all) = verify(&config);
+    assert_eq!(code, 5, "{all}");
+    assert!(all.contains("belongs to no part"), "{all}");
+}
+
+fn a_broker_that_is_away_leaves_no_verdict() {
+    let world = World::new("verify_away");
+    let topic = world.topic(1);
+    let config = world.config(&topic);
+    topic.send_texts(1, Load::new(seed("verify_away")).lines(5));
+    config.catch_up();
+    let away = Config {
+        brokers: "127.0.0.1:9".to_owned(),
+        ..config
+    };
+    let (code, stdout, stderr) = away.run(&["verify"]);
+    assert_eq!(code, 4, "{stdout}\n{stderr}");
+    assert_eq!(stderr.trim_end().lines().count(), 1, "{stderr}");
+    assert!(
+        !stdout.contains("verified: ") && !stdout.contains("differs: "),
+        "{stdout}"
+    );
 }
