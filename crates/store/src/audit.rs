@@ -7,15 +7,15 @@
 mod contents;
 mod parts;
 mod rollups;
+mod rows;
 
 pub use contents::{
     StoredRateSet, StoredSeries, StoredText, price_book, rate_sets_after, seen, series_after,
     source_config,
 };
-pub use parts::{
-    Chain, ChainPosition, Orphans, Pages, StoredPart, StoredRows, chains, orphans, parts, rows,
-};
+pub use parts::{Chain, ChainPosition, Pages, StoredPart, chains, parts};
 pub use rollups::{RollupDifference, RollupGrain, amount_difference, rollup_differences};
+pub use rows::{Orphans, StoredRows, orphans, rows};
 
 /// A stored value that the ledger never writes: which, where, and what it is.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
