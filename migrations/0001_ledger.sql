@@ -352,14 +352,20 @@ begin
         name, from_identity, to_identity);
 end $$;
 
--- Drops the days of event_seen that end at or before this day: their ids are below every floor.
+-- Drops the days of event_seen before this day, and none that a floor may still need, whatever the
+-- caller says. Does nothing where partitions are being made.
 create function drop_event_seen_before(day date) returns integer
     language plpgsql security definer set search_path = public, pg_temp as $$
 declare
     name text;
     dropped integer := 0;
+    least_floor timestamptz;
 begin
-    perform pg_advisory_xact_lock(hashtext('tollbook.partitions'));
+    if not pg_try_advisory_xact_lock(hashtext('tollbook.partitions')) then
+        return 0;
+    end if;
+    select min(s.floor_at) into least_floor from source s where s.retired_at is null;
+    day := least(day, (least_floor at time zone 'UTC')::date - 1);
     for name in
         select c.relname from pg_inherits i join pg_class c on c.oid = i.inhrelid
         where i.inhparent = 'event_seen'::regclass and c.relname ~ '^event_seen_\d{8}$'

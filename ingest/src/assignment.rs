@@ -14,6 +14,7 @@ use domain::ids::{ChainId, Epoch, Offset, PartNumber};
 use domain::part::Skipped;
 use parking_lot::{Condvar, Mutex};
 use store::claim::Fingerprint;
+use tokio::time::Instant;
 
 use crate::kafka::TopicPartition;
 
@@ -117,6 +118,13 @@ impl Assignment {
         self.head.lock().clone()
     }
 
+    /// Returns up to where everything is folded, or was accepted as lost.
+    #[must_use]
+    pub(crate) fn folded_to(&self) -> Offset {
+        let position = self.head.lock().position;
+        position.map_or(self.start, |position| position.max(self.start))
+    }
+
     /// Changes where the chain stands.
     pub(crate) fn update_head(&self, change: impl FnOnce(&mut Head)) {
         change(&mut self.head.lock());
@@ -156,80 +164,113 @@ impl std::fmt::Debug for Assignment {
     }
 }
 
-type Owned = HashMap<TopicPartition, Option<Arc<Assignment>>>;
-
-/// Says whether the partition is ours under this very assignment.
-fn holds(owned: &Owned, assignment: &Assignment) -> bool {
-    let held = owned.get(&assignment.place).and_then(Option::as_ref);
-    held.is_some_and(|held| held.id == assignment.id)
+/// What the group gave us, partition by partition.
+enum Held {
+    /// Open: its records are folded.
+    Open(Arc<Assignment>),
+    /// Ours, to be opened.
+    Waiting,
+    /// Postgres gave it to another owner, while the group had not (yet) taken it from us.
+    GivenUp(Instant),
 }
 
-/// What the group assigned to this process: open assignments, and partitions that wait for one.
+/// How an assignment was lost to what Postgres says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lost {
+    /// A newer owner has it.
+    Fenced,
+    /// The database does not have it where this process left it: it went back, or the answer to a
+    /// change was lost, or a gap stopped it.
+    Rewound,
+}
+
+/// What the group assigned to this process.
 #[derive(Default)]
 pub(crate) struct Assignments {
-    owned: Mutex<Owned>,
+    held: Mutex<HashMap<TopicPartition, Held>>,
 }
 
 impl Assignments {
-    /// Notes an open assignment, or with `None` a partition that waits for one; what it replaces ends.
-    pub(crate) fn set(&self, place: TopicPartition, assignment: Option<Arc<Assignment>>) {
-        if let Some(replaced) = self.owned.lock().insert(place, assignment).flatten() {
-            replaced.end();
-        }
+    /// Notes an open assignment; what it replaces ends.
+    pub(crate) fn open_with(&self, assignment: Arc<Assignment>) {
+        let place = assignment.place.clone();
+        let replaced = self.held.lock().insert(place, Held::Open(assignment));
+        end_replaced(replaced);
+    }
+
+    /// Notes a partition that is ours but must be opened first; what it replaces ends.
+    pub(crate) fn wait(&self, place: TopicPartition) {
+        let replaced = self.held.lock().insert(place, Held::Waiting);
+        end_replaced(replaced);
     }
 
     /// Forgets a partition that the group took away, and returns its assignment.
     pub(crate) fn remove(&self, place: &TopicPartition) -> Option<Arc<Assignment>> {
-        self.owned.lock().remove(place).flatten()
-    }
-
-    /// Forgets a partition that Postgres gave to another owner: only a new word of the group makes
-    /// it ours again, so that two processes do not take it from each other in turns.
-    pub(crate) fn give_up(&self, assignment: &Assignment) {
-        let mut owned = self.owned.lock();
-        if holds(&owned, assignment) {
-            owned.remove(&assignment.place);
+        match self.held.lock().remove(place) {
+            Some(Held::Open(assignment)) => Some(assignment),
+            Some(Held::Waiting | Held::GivenUp(_)) | None => None,
         }
     }
 
-    /// Notes that a partition is still ours but must be opened anew.
-    pub(crate) fn wait_again(&self, assignment: &Assignment) {
-        let mut owned = self.owned.lock();
-        if holds(&owned, assignment) {
-            owned.insert(assignment.place.clone(), None);
+    /// Ends an assignment that Postgres does not have as this process knew it, and says whether it
+    /// was open. A fenced partition is not claimed again at once: two processes that both believe
+    /// they own it would take it from each other in turns.
+    pub(crate) fn lose(&self, assignment: &Assignment, how: Lost) -> bool {
+        let was_open = assignment.end();
+        let mut held = self.held.lock();
+        if let Some(Held::Open(known)) = held.get(&assignment.place)
+            && known.id == assignment.id
+        {
+            let next = match how {
+                Lost::Fenced => Held::GivenUp(Instant::now()),
+                Lost::Rewound => Held::Waiting,
+            };
+            held.insert(assignment.place.clone(), next);
         }
+        was_open
+    }
+
+    /// Makes partitions wait again that were given up so long ago that the group must have taken
+    /// them away if it meant to: the other owner is gone.
+    pub(crate) fn take_back(&self, given_up_for: Duration) {
+        for held in self.held.lock().values_mut() {
+            if matches!(held, Held::GivenUp(since) if since.elapsed() >= given_up_for) {
+                *held = Held::Waiting;
+            }
+        }
+    }
+
+    /// Says whether the group gave us this partition.
+    pub(crate) fn is_ours(&self, place: &TopicPartition) -> bool {
+        self.held.lock().contains_key(place)
     }
 
     /// Returns the open assignment of a partition.
     #[must_use]
     pub(crate) fn open_at(&self, topic: &str, partition: i32) -> Option<Arc<Assignment>> {
-        let owned = self.owned.lock();
-        owned
-            .iter()
+        let held = self.held.lock();
+        held.iter()
             .find(|((known, number), _)| *number == partition && **known == *topic)
-            .and_then(|(_, assignment)| assignment.clone())
-            .filter(|assignment| assignment.is_open())
+            .and_then(|(_, held)| open(held))
     }
 
     /// Returns all open assignments.
     #[must_use]
     pub(crate) fn open(&self) -> Vec<Arc<Assignment>> {
-        let owned = self.owned.lock();
-        owned
-            .values()
-            .flatten()
-            .filter(|assignment| assignment.is_open())
-            .cloned()
-            .collect()
+        self.held.lock().values().filter_map(open).collect()
     }
 
-    /// Returns the partitions that the group gave us and that have no open assignment.
+    /// Returns the partitions that the group gave us and that are to be opened.
     #[must_use]
     pub(crate) fn waiting(&self) -> Vec<TopicPartition> {
-        let owned = self.owned.lock();
-        owned
-            .iter()
-            .filter(|(_, assignment)| !assignment.as_ref().is_some_and(|open| open.is_open()))
+        let held = self.held.lock();
+        let is_waiting = |held: &Held| match held {
+            Held::Open(assignment) => !assignment.is_open(),
+            Held::Waiting => true,
+            Held::GivenUp(_) => false,
+        };
+        held.iter()
+            .filter(|(_, held)| is_waiting(held))
             .map(|(place, _)| place.clone())
             .collect()
     }
@@ -237,6 +278,19 @@ impl Assignments {
     /// Returns the number of partitions that the group gave us.
     #[must_use]
     pub(crate) fn count(&self) -> usize {
-        self.owned.lock().len()
+        self.held.lock().len()
+    }
+}
+
+fn open(held: &Held) -> Option<Arc<Assignment>> {
+    match held {
+        Held::Open(assignment) if assignment.is_open() => Some(Arc::clone(assignment)),
+        Held::Open(_) | Held::Waiting | Held::GivenUp(_) => None,
+    }
+}
+
+fn end_replaced(replaced: Option<Held>) {
+    if let Some(Held::Open(assignment)) = replaced {
+        assignment.end();
     }
 }

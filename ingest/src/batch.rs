@@ -89,6 +89,7 @@ pub(crate) struct RawBatch {
     /// One slice per partition.
     pub(crate) slices: Vec<Slice>,
     bytes: Vec<u8>,
+    oversized_bytes: usize,
     records: usize,
 }
 
@@ -116,6 +117,9 @@ impl RawBatch {
             time: UnixMs::new(tail_time).unwrap_or(UnixMs::FIRST),
             payload,
         };
+        if let Payload::Oversized { kept, .. } = &record.payload {
+            self.oversized_bytes += kept.len();
+        }
         self.records += 1;
         let slice = self.slice_of(assignment);
         slice.records.push(record);
@@ -155,7 +159,7 @@ impl RawBatch {
     /// Returns the number of bytes held.
     #[must_use]
     pub(crate) const fn bytes(&self) -> usize {
-        self.bytes.len()
+        self.bytes.len() + self.oversized_bytes
     }
 
     /// Returns the bytes of a payload; `None` for a tombstone or an oversized one.

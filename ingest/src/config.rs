@@ -146,6 +146,17 @@ pub struct BadSetting {
 }
 
 impl KafkaConfig {
+    /// Returns how long the group waits for a member that does not answer: librdkafka's
+    /// `session.timeout.ms`, 45 s unless the properties say otherwise.
+    #[must_use]
+    pub fn session_timeout(&self) -> Duration {
+        let configured = self
+            .properties
+            .get("session.timeout.ms")
+            .and_then(|ms| ms.parse().ok());
+        Duration::from_millis(configured.unwrap_or(45_000))
+    }
+
     /// Refuses properties that Tollbook sets itself.
     ///
     /// # Errors

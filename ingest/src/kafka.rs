@@ -143,7 +143,7 @@ impl LogReader {
         config
             .set("isolation.level", "read_uncommitted")
             .set("auto.offset.reset", "error")
-            .set("enable.partition.eof", "false")
+            .set("enable.partition.eof", "true")
             .set("queued.min.messages", "1")
             .set("queued.max.messages.kbytes", "1024")
             .set("fetch.message.max.bytes", "65536")
@@ -259,7 +259,18 @@ impl LogReader {
             let Some(polled) = self.consumer.poll(left) else {
                 break;
             };
-            let Ok(message) = polled else { continue };
+            let message = match polled {
+                Ok(message) => message,
+                // The end, and no record at the offset: only markers, or nothing, stand there now.
+                Err(KafkaError::PartitionEOF(partition)) => {
+                    let mut at_end = wanted.keys().filter(|place| place.1 == partition);
+                    if let (Some(place), None) = (at_end.next(), at_end.next()) {
+                        found.entry(place.clone()).or_insert(None);
+                    }
+                    continue;
+                }
+                Err(_) => continue,
+            };
             let Some((place, offset)) = wanted.iter().find(|((topic, partition), _)| {
                 **topic == *message.topic() && *partition == message.partition()
             }) else {

@@ -13,7 +13,7 @@ use store::gap::NewGap;
 use store::rollup::RollUpError;
 use store::{Backend, StoreError};
 
-use crate::assignment::Assignment;
+use crate::assignment::{Assignment, Lost};
 use crate::kafka::{LogError, TopicPartition};
 use crate::opening::OpenError;
 use crate::rules::Rules;
@@ -86,8 +86,11 @@ pub(crate) fn revoked(assignment: &Assignment) {
 }
 
 /// Tells that Postgres says that a partition is not ours (any more).
-pub(crate) fn lost(assignment: &Assignment, is_fenced: bool) {
-    let why = if is_fenced { "fenced" } else { "rewound" };
+pub(crate) fn lost(assignment: &Assignment, how: Lost) {
+    let why = match how {
+        Lost::Fenced => "fenced",
+        Lost::Rewound => "rewound",
+    };
     counter!("tollbook_ingest_fenced_total", "why" => why).increment(1);
     tracing::warn!(kafka.topic = %assignment.place.0, kafka.partition = assignment.place.1,
         chain.epoch = assignment.epoch.0, why,
@@ -202,6 +205,14 @@ pub(crate) fn topic_missing(topic: &str) {
     tracing::warn!(
         kafka.topic = topic,
         "the topic does not exist yet; waiting for it, not ready meanwhile"
+    );
+}
+
+/// Tells that a topic that was read is gone.
+pub(crate) fn topic_gone(topic: &str) {
+    tracing::error!(
+        kafka.topic = topic,
+        "the topic is gone; its partitions wait, and are compared if it comes back"
     );
 }
 

@@ -13,7 +13,7 @@ use domain::ids::Offset;
 use domain::part::Skipped;
 use parking_lot::Mutex;
 use store::claim::{Backend, Claim, ClaimRequest, Fingerprint};
-use store::gap::NewGap;
+use store::gap::{GapCause, NewGap};
 use store::source::SourceId;
 use store::{Database, StoreError};
 use tokio::runtime::Handle;
@@ -153,22 +153,8 @@ impl Opener {
         let reader = self.reader.lock();
         let range = reader.range(&place.0, place.1)?;
         let Some(position) = claim.position else {
-            let first = match start {
-                Start::Earliest => range.start,
-                Start::Latest => range.end,
-            };
-            return Ok(Check::Same(first, None));
+            return self.begin(start, claim, range);
         };
-        if claim.accepted_gap.is_some() {
-            let resume = range.start.max(position);
-            return Ok(Check::Same(
-                resume,
-                Some(Skipped {
-                    from: position,
-                    to: resume,
-                }),
-            ));
-        }
         let folded = FoldedTo {
             chain: claim.chain,
             epoch: claim.epoch,
@@ -180,10 +166,28 @@ impl Opener {
                 return Ok(Check::Gap(folded.differs(range, known)));
             }
         }
-        Ok(match folded.outside(range) {
-            Some(gap) => Check::Gap(gap),
-            None => Check::Same(position, None),
-        })
+        match (folded.outside(range), claim.accepted_gap) {
+            (Some(gap), Some(_)) if gap.cause == GapCause::Truncated => {
+                Ok(Check::Same(range.start, accepted(claim, range.start)))
+            }
+            (Some(gap), _) => Ok(Check::Gap(gap)),
+            (None, _) => Ok(Check::Same(position, accepted(claim, position))),
+        }
+    }
+
+    /// Begins a chain: where the source says, and a re-created log always at its first record.
+    fn begin(&self, start: Start, claim: &Claim, range: LogRange) -> Result<Check, OpenError> {
+        let first = match start {
+            Start::Latest if claim.incarnation == 1 => range.end,
+            Start::Latest | Start::Earliest => range.start,
+        };
+        let begun = self
+            .runtime
+            .block_on(store::claim::begin(&self.database, claim, first))?;
+        if !begun {
+            return Err(OpenError::Overtaken);
+        }
+        Ok(Check::Same(first, None))
     }
 
     fn assignment(
@@ -195,7 +199,8 @@ impl Opener {
         skipped: Option<Skipped>,
     ) -> Assignment {
         let head = Head {
-            position: claim.position,
+            // Where nothing was folded yet, the chain was begun at `start` just now.
+            position: Some(claim.position.unwrap_or(start)),
             part_end: match (skipped, claim.part_end) {
                 (None, Some(end)) => end,
                 _ => start,
@@ -216,6 +221,15 @@ impl Opener {
             head,
         )
     }
+}
+
+/// Returns what an operator accepted as lost, which the next part names.
+fn accepted(claim: &Claim, resume: Offset) -> Option<Skipped> {
+    let gap = claim.accepted_gap?;
+    Some(Skipped {
+        from: gap.position,
+        to: resume,
+    })
 }
 
 /// Says whether a folded record is still what stands at its offset; also where the log no longer
@@ -245,6 +259,9 @@ pub(crate) enum OpenError {
     /// Kafka is away.
     #[error(transparent)]
     Log(#[from] LogError),
+    /// Another process claimed the partition at the same moment.
+    #[error("another process claimed the partition at the same moment")]
+    Overtaken,
     /// A folded record could not be read again in time.
     #[error("the last folded record of {0}/{1} could not be read again in time")]
     NotRead(String, i32),
@@ -255,6 +272,7 @@ impl OpenError {
         match self {
             Self::Store(error) => error.is_transient(),
             Self::Log(_) | Self::NotRead(..) => true,
+            Self::Overtaken => false,
         }
     }
 }

@@ -13,14 +13,14 @@ use domain::ids::{ChainId, Offset, PartNumber, PartRef};
 use parking_lot::Mutex;
 use service::Shutdown;
 use store::batch::{
-    BatchWrite, CommitError, IdleAdvance, PartWrite, ResolvePart, Resolved, Writer,
+    Advanced, BatchWrite, CommitError, IdleAdvance, PartWrite, ResolvePart, Resolved, Writer,
 };
 use store::claim::Backend;
 use store::{Database, StoreError};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
-use crate::assignment::{Assignment, Assignments};
+use crate::assignment::{Assignment, Assignments, Lost};
 use crate::batch::{RawBatch, Slice};
 use crate::folding::{Folded, FoldingEnded, FoldingThread};
 use crate::observe;
@@ -47,7 +47,7 @@ pub(crate) enum PipelineError {
     Folding(#[from] FoldingEnded),
     /// Other sources came into force, or Postgres and the group differ on what is ours: leave the
     /// group and begin anew.
-    #[error("a new session is due")]
+    #[error("a new run is due")]
     BeginAnew,
     /// Shutdown came while Postgres was away; what was in hand is read again at the next start.
     #[error(
@@ -126,7 +126,7 @@ impl Pipeline {
             );
             committed?;
             match next? {
-                Some(Next::Folded(folded)) => ready = Some(folded),
+                Some(Next::Folded(folded)) => ready = Some(*folded),
                 Some(Next::Idle(idle)) => self.committer.advance(&idle).await?,
                 None => return Ok(()),
             }
@@ -135,7 +135,7 @@ impl Pipeline {
 }
 
 enum Next {
-    Folded(Folded),
+    Folded(Box<Folded>),
     Idle(Vec<(Arc<Assignment>, Offset)>),
 }
 
@@ -162,7 +162,7 @@ async fn fold_next(
             .map(|slice| reserve(reserved, &slice.assignment))
             .collect();
         let folded = folding.fold(raw, parts).await?;
-        return Ok(Some(Next::Folded(folded)));
+        return Ok(Some(Next::Folded(Box::new(folded))));
     }
 }
 
@@ -294,13 +294,14 @@ impl Committer {
                 Ok(Try::Done)
             }
             Err(CommitError::Lost { fenced, rewound }) => {
-                self.lose(&raw, &fenced, &rewound);
+                self.lose(&raw.slices, &fenced, &rewound);
                 Ok(Try::Again(raw))
             }
-            Err(CommitError::InForceChanged) => {
-                self.reload().await?;
-                Ok(Try::Again(raw))
-            }
+            Err(CommitError::InForceChanged) => match self.reload().await {
+                Ok(()) => Ok(Try::Again(raw)),
+                Err(PipelineError::Store(error)) => Ok(Try::After(raw, error)),
+                Err(error) => Err(error),
+            },
             Err(CommitError::Unknown(error)) => self.resolve(raw, &asked, error).await,
             Err(CommitError::Failed(error)) => Ok(Try::After(raw, error)),
         }
@@ -322,8 +323,7 @@ impl Committer {
                     observe::resolved(true);
                     // The part's hash went with the answer: claiming anew reads it.
                     for slice in &raw.slices {
-                        slice.assignment.end();
-                        self.assignments.wait_again(&slice.assignment);
+                        self.assignments.lose(&slice.assignment, Lost::Rewound);
                     }
                     return Ok(Try::Done);
                 }
@@ -372,22 +372,17 @@ impl Committer {
     }
 
     /// Ends assignments that another process owns now, or that the database forgot.
-    fn lose(&self, raw: &RawBatch, fenced: &[ChainId], rewound: &[ChainId]) {
-        for slice in &raw.slices {
-            let assignment = &slice.assignment;
-            let is_fenced = fenced.contains(&assignment.chain);
-            if !is_fenced && !rewound.contains(&assignment.chain) {
-                continue;
+    fn lose(&self, slices: &[Slice], fenced: &[ChainId], rewound: &[ChainId]) {
+        for assignment in slices.iter().map(|slice| &slice.assignment) {
+            if let Some(how) = how_lost(assignment, fenced, rewound) {
+                self.lose_one(assignment, how);
             }
-            if assignment.end() {
-                observe::lost(assignment, is_fenced);
-            }
-            if is_fenced {
-                // Only a new word of the group makes it ours again: no ping-pong.
-                self.assignments.give_up(assignment);
-            } else {
-                self.assignments.wait_again(assignment);
-            }
+        }
+    }
+
+    fn lose_one(&self, assignment: &Assignment, how: Lost) {
+        if self.assignments.lose(assignment, how) {
+            observe::lost(assignment, how);
         }
     }
 
@@ -433,23 +428,32 @@ impl Committer {
             })
             .collect();
         match self.writer.advance(&advances).await {
-            Ok(lost) => {
+            Ok(Advanced { fenced, rewound }) => {
                 for (assignment, to) in open {
-                    if lost.contains(&assignment.chain) {
-                        assignment.end();
-                        observe::lost(assignment, true);
-                        self.assignments.give_up(assignment);
-                    } else {
-                        assignment.update_head(|head| head.position = Some(*to));
+                    match how_lost(assignment, &fenced, &rewound) {
+                        Some(how) => self.lose_one(assignment, how),
+                        None => assignment.update_head(|head| head.position = Some(*to)),
                     }
                 }
                 Ok(())
             }
-            // At rest: the polling thread asks again.
-            Err(error) if error.is_transient() => Ok(()),
+            // Whether they moved is not known: claiming anew reads it.
+            Err(error) if error.is_transient() => {
+                for (assignment, _) in open {
+                    self.lose_one(assignment, Lost::Rewound);
+                }
+                Ok(())
+            }
             Err(error) => Err(error.into()),
         }
     }
+}
+
+fn how_lost(assignment: &Assignment, fenced: &[ChainId], rewound: &[ChainId]) -> Option<Lost> {
+    if fenced.contains(&assignment.chain) {
+        return Some(Lost::Fenced);
+    }
+    rewound.contains(&assignment.chain).then_some(Lost::Rewound)
 }
 
 fn part_write(raw: &RawBatch, slice: &Slice, floor: Option<domain::time::UnixMs>) -> PartWrite {

@@ -1,7 +1,7 @@
 //! The polling thread: the one owner of the group's consumer.
 //!
-//! Invariant: it never stops polling for longer than a claim or a second of back-pressure, so that
-//! the group keeps us; it hands records over only under an open assignment. Deliberately absent:
+//! Invariant: it never stops polling for longer than some ten seconds of claims or a second of
+//! back-pressure, so that the group keeps us; it hands records over only under an open assignment. Deliberately absent:
 //! decoding, and any commit that counts; offsets committed to Kafka are for lag tools and audits.
 
 use std::collections::HashMap;
@@ -9,10 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domain::ids::Offset;
-use rdkafka::client::ClientContext;
-use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, Rebalance};
-use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::config::FromClientConfigAndContext;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::error::KafkaResult;
 use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::topic_partition_list::{Offset as RawOffset, TopicPartitionList};
 use service::Shutdown;
@@ -23,6 +22,7 @@ use tokio::time::{Instant, timeout};
 use crate::assignment::{Assignment, Assignments};
 use crate::batch::RawBatch;
 use crate::config::{IngestConfig, KafkaConfig};
+use crate::group::{GroupContext, list_of, pause};
 use crate::kafka::{LogError, TopicPartition, group_config};
 use crate::observe;
 use crate::opening::{Opened, Opener};
@@ -33,21 +33,18 @@ const PRESSURE_PATIENCE: Duration = Duration::from_secs(1);
 /// How often waiting partitions are tried again and heads are told to Kafka.
 const CHORES_INTERVAL: Duration = Duration::from_secs(1);
 
+/// A thread that did no chores for so long was stopped, or claimed for long: it polls before it
+/// claims again, since the group may have taken partitions away meanwhile.
+const PAUSED_AFTER: Duration = Duration::from_secs(4);
+
 /// How often a partition at rest is looked at for transaction markers at its end.
 const IDLE_INTERVAL: Duration = Duration::from_millis(100);
 
 /// How often a pipeline that still works is asked whether it is ready, where no record comes.
 const BUSY_INTERVAL: Duration = Duration::from_millis(2);
 
-/// How long one rebalance waits for all its claims before partitions are left waiting; far below
-/// librdkafka's `max.poll.interval.ms` of 5 minutes.
-const CLAIMS_PATIENCE: Duration = Duration::from_secs(10);
-
 /// How long leaving the group may take: librdkafka can wait for a coordinator that is away.
 const LEAVE_PATIENCE: Duration = Duration::from_secs(5);
-
-/// How long a revocation waits for the transaction in hand.
-const REVOKE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What the polling thread tells the pipeline.
 pub(crate) enum Feed {
@@ -68,99 +65,6 @@ pub(crate) struct HeadMark {
     pub(crate) metadata: String,
 }
 
-/// Claims and releases partitions when the group says so.
-struct GroupContext {
-    opener: Arc<Opener>,
-    assignments: Arc<Assignments>,
-}
-
-impl ClientContext for GroupContext {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        observe::librdkafka(level, facility, message);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        observe::broker_trouble(&error, reason);
-    }
-}
-
-impl ConsumerContext for GroupContext {
-    fn pre_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
-        match rebalance {
-            Rebalance::Assign(list) => self.assign(list),
-            Rebalance::Revoke(list) => self.revoke(list, consumer.assignment_lost()),
-            Rebalance::Error(error) => observe::broker_trouble(error, "rebalance"),
-        }
-    }
-
-    fn post_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
-        if let Rebalance::Assign(_) = rebalance {
-            let waiting = self.assignments.waiting();
-            pause(consumer, &waiting);
-        }
-    }
-}
-
-impl GroupContext {
-    fn assign(&self, list: &TopicPartitionList) {
-        let deadline = Instant::now() + CLAIMS_PATIENCE;
-        for mut element in list.elements() {
-            let place: TopicPartition = (Arc::from(element.topic()), element.partition());
-            let offset = match self.opener.open(&place, deadline) {
-                Opened::Ready(assignment) => {
-                    let start = assignment.start;
-                    self.assignments.set(place, Some(assignment));
-                    RawOffset::Offset(start.0)
-                }
-                Opened::Stopped | Opened::Later => {
-                    self.assignments.set(place, None);
-                    RawOffset::End
-                }
-            };
-            if let Err(error) = element.set_offset(offset) {
-                observe::broker_trouble(&error, "offset of an assigned partition");
-            }
-        }
-    }
-
-    fn revoke(&self, list: &TopicPartitionList, is_lost: bool) {
-        let places = list
-            .elements()
-            .into_iter()
-            .map(|e| (Arc::<str>::from(e.topic()), e.partition()));
-        let ended: Vec<_> = places
-            .filter_map(|place| self.assignments.remove(&place))
-            .collect();
-        for assignment in &ended {
-            assignment.end();
-            observe::revoked(assignment);
-        }
-        // A lost partition has a new owner already: finishing would only be fenced.
-        if !is_lost {
-            ended
-                .iter()
-                .for_each(|assignment| assignment.wait_committed(REVOKE_PATIENCE));
-        }
-    }
-}
-
-fn pause(consumer: &BaseConsumer<GroupContext>, places: &[TopicPartition]) {
-    if places.is_empty() {
-        return;
-    }
-    if let Err(error) = consumer.pause(&list_of(places)) {
-        observe::broker_trouble(&error, "pause");
-    }
-}
-
-fn list_of(places: &[TopicPartition]) -> TopicPartitionList {
-    let mut list = TopicPartitionList::new();
-    for (topic, partition) in places {
-        list.add_partition(topic, *partition);
-    }
-    list
-}
-
 /// Polls Kafka and hands records over.
 pub(crate) struct Poller {
     consumer: BaseConsumer<GroupContext>,
@@ -175,6 +79,10 @@ pub(crate) struct Poller {
     batch_since: Option<Instant>,
     current: Option<Arc<Assignment>>,
     untold: HashMap<TopicPartition, HeadMark>,
+    /// When waiting partitions were tried last.
+    tried: HashMap<TopicPartition, Instant>,
+    /// How long a fenced partition is left to its other owner.
+    given_up_for: Duration,
     chores_at: Instant,
     idle_at: Instant,
 }
@@ -232,6 +140,8 @@ impl Poller {
             batch_since: None,
             current: None,
             untold: HashMap::new(),
+            tried: HashMap::new(),
+            given_up_for: kafka.session_timeout() * 2,
             chores_at: Instant::now(),
             idle_at: Instant::now(),
         })
@@ -367,16 +277,10 @@ impl Poller {
         self.resume_open();
     }
 
-    /// Puts a message back that there is no room for.
+    /// Puts a message back that there is no room for: its partition is opened anew later.
     fn rewind(&self, message: &BorrowedMessage<'_>) {
-        let place = (Arc::from(message.topic()), message.partition());
-        if let Some(assignment) = self
-            .assignments
-            .open_at(message.topic(), message.partition())
-        {
-            assignment.end();
-        }
-        self.assignments.set(place, None);
+        self.assignments
+            .wait((Arc::from(message.topic()), message.partition()));
     }
 
     fn resume_open(&self) {
@@ -399,9 +303,14 @@ impl Poller {
             self.idle_at = Instant::now();
             self.advance_idle();
         }
-        if self.chores_at.elapsed() >= CHORES_INTERVAL {
+        let since_chores = self.chores_at.elapsed();
+        if since_chores >= CHORES_INTERVAL {
             self.chores_at = Instant::now();
-            self.open_waiting();
+            // A process that was stopped for long first hears from the group what is still its own.
+            if since_chores < PAUSED_AFTER {
+                self.assignments.take_back(self.given_up_for);
+                self.open_waiting();
+            }
             self.tell_heads(CommitMode::Async);
             observe::assigned(self.assignments.count(), self.assignments.open().len());
         }
@@ -420,7 +329,11 @@ impl Poller {
         }
         store::fault::point("commit::before_group_commit");
         let mut list = TopicPartitionList::new();
-        for (_, mark) in self.untold.drain() {
+        for (place, mark) in self.untold.drain() {
+            // The successor of a partition that was taken away tells newer heads.
+            if !self.assignments.is_ours(&place) {
+                continue;
+            }
             let mut element = list.add_partition(&mark.place.0, mark.place.1);
             element.set_metadata(mark.metadata.as_str());
             let set: KafkaResult<()> = element.set_offset(RawOffset::Offset(mark.position.0));
@@ -433,23 +346,37 @@ impl Poller {
         }
     }
 
-    /// Tries partitions again that are ours but have no open assignment.
+    /// Tries partitions again that are ours but have no open assignment: those first that were tried
+    /// longest ago, for about a second in all.
     fn open_waiting(&mut self) {
-        for place in self.assignments.waiting() {
-            let Opened::Ready(assignment) = self.opener.open(&place, Instant::now()) else {
-                continue;
-            };
-            let mut list = TopicPartitionList::new();
-            let start = RawOffset::Offset(assignment.start.0);
-            let reassigned = list
-                .add_partition_offset(&place.0, place.1, start)
-                .and_then(|()| self.consumer.incremental_unassign(&list))
-                .and_then(|()| self.consumer.incremental_assign(&list))
-                .and_then(|()| self.consumer.resume(&list));
-            match reassigned {
-                Ok(()) => self.assignments.set(place, Some(assignment)),
-                Err(error) => observe::broker_trouble(&error, "assigning a partition again"),
+        let mut waiting = self.assignments.waiting();
+        self.tried.retain(|place, _| waiting.contains(place));
+        waiting.sort_by_key(|place| self.tried.get(place).copied());
+        let deadline = Instant::now() + CHORES_INTERVAL;
+        for place in waiting {
+            if Instant::now() >= deadline {
+                break;
             }
+            self.tried.insert(place.clone(), Instant::now());
+            if let Opened::Ready(assignment) = self.opener.open(&place, Instant::now()) {
+                self.read_from_start(assignment);
+            }
+        }
+    }
+
+    /// Reads an assignment's partition from its start, wherever the consumer stood before.
+    fn read_from_start(&self, assignment: Arc<Assignment>) {
+        let (topic, partition) = &assignment.place;
+        let mut list = TopicPartitionList::new();
+        let start = RawOffset::Offset(assignment.start.0);
+        let reassigned = list
+            .add_partition_offset(topic, *partition, start)
+            .and_then(|()| self.consumer.incremental_unassign(&list))
+            .and_then(|()| self.consumer.incremental_assign(&list))
+            .and_then(|()| self.consumer.resume(&list));
+        match reassigned {
+            Ok(()) => self.assignments.open_with(assignment),
+            Err(error) => observe::broker_trouble(&error, "assigning a partition again"),
         }
     }
 
@@ -469,7 +396,7 @@ impl Poller {
             else {
                 continue;
             };
-            let folded = assignment.head().position.unwrap_or(assignment.start);
+            let folded = assignment.folded_to();
             if assignment.next_read() <= folded && at > folded.0 {
                 idle.push((assignment, Offset(at)));
             }

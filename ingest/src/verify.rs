@@ -113,16 +113,16 @@ pub async fn run(
     // Heads first: what Kafka was told before cannot be ahead of the parts that are read after.
     let heads = heads::read(&places, &audit::chains(db).await?).await?;
     let chains = audit::chains(db).await?;
-    let mut versions = Versions::default();
+    let mut shared = Shared::default();
     for chain in &chains {
-        let (title, findings) =
-            chain::check(&places, &chains, chain, &heads, &mut versions).await?;
+        let (title, findings) = chain::check(&places, &chains, chain, &heads, &mut shared).await?;
         findings.write(&title, out)?;
         totals.add(&title, &findings);
     }
     let mut findings = Findings::default();
     heads::check_unknown(&heads, &chains, &mut findings);
-    contents::check(db, &versions, &mut findings).await?;
+    contents::check(db, &shared.versions, &mut findings).await?;
+    twins::refold(&places, &chains, shared.unresolved, &mut findings).await?;
     let title = "the ledger".to_owned();
     findings.write(&title, out)?;
     totals.add(&title, &findings);
@@ -130,6 +130,13 @@ pub async fn run(
     writeln!(out, "{verdict}")?;
     out.flush()?;
     Ok(verdict)
+}
+
+/// What is gathered over all chains.
+#[derive(Default)]
+struct Shared {
+    versions: Versions,
+    unresolved: twins::Unresolved,
 }
 
 /// The versions that parts name.

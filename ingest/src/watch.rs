@@ -5,20 +5,22 @@
 //! second of the new log is folded, and what was folded in between is named. A watermark is an
 //! instant at which every record that the log then held is folded.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use domain::event::AgeRule;
 use domain::ids::Offset;
 use domain::time::UnixMs;
+use parking_lot::Mutex;
 use service::Shutdown;
 use store::claim::Fingerprint;
+use store::watermark::Position;
 use store::{Database, StoreError};
 use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout};
 
-use crate::assignment::{Assignment, Assignments};
+use crate::assignment::{Assignment, Assignments, Lost};
 use crate::folding::Floors;
 use crate::gaps::FoldedTo;
 use crate::kafka::{LogError, LogRange, LogReader, TopicPartition};
@@ -48,6 +50,8 @@ pub(crate) struct Watch {
     pub(crate) sources: Vec<SourceInForce>,
     /// Where folding learns the floors.
     pub(crate) floors: Arc<Floors>,
+    /// Where trouble with the log is told to whoever says whether we are ready.
+    pub(crate) trouble: Arc<Mutex<Option<String>>>,
     /// Ends the thread.
     pub(crate) shutdown: Shutdown,
 }
@@ -61,6 +65,8 @@ struct Memory {
     /// Ends that positions must pass, and the database's clock before they were read.
     targets: HashMap<usize, (UnixMs, HashMap<i32, Offset>)>,
     dropped_at: Option<Instant>,
+    /// Topics that were gone at the look before.
+    gone: HashSet<Arc<str>>,
 }
 
 impl Watch {
@@ -72,6 +78,7 @@ impl Watch {
             tails: HashMap::new(),
             targets: HashMap::new(),
             dropped_at: None,
+            gone: HashSet::new(),
         };
         while runtime
             .block_on(timeout(INTERVAL, self.shutdown.requested()))
@@ -97,23 +104,32 @@ impl Watch {
             .retain(|id, _| open.iter().any(|assignment| assignment.id == *id));
         let mut lag = 0;
         let mut ranges = HashMap::new();
+        let mut gone = HashSet::new();
         for assignment in &open {
-            let position = assignment.head().position;
-            let range = match memory.reader.range(&assignment.place.0, assignment.place.1) {
+            let topic = &assignment.place.0;
+            let range = match memory.reader.range(topic, assignment.place.1) {
+                Ok(range) => range,
                 // A deleted topic is no gap yet: it may come back, and is compared then.
-                Err(LogError::NoTopic(_)) => continue,
-                range => range?,
+                Err(LogError::NoTopic(_)) => {
+                    gone.insert(Arc::clone(topic));
+                    continue;
+                }
+                Err(error) => {
+                    observe::log_away(&error);
+                    continue;
+                }
             };
-            lag += range.end.0 - position.unwrap_or(range.start).0;
+            let folded = assignment.folded_to();
+            lag += range.end.0 - folded.0;
             ranges.insert(assignment.id, range);
-            if let Some(position) = position
-                && !assignment.is_committing()
-                && assignment.next_read() == position
-                && (position < range.start || position > range.end)
-            {
-                self.stop(memory, assignment, range, None);
+            // With nothing in hand, what lies outside the log cannot be read on: opening the
+            // partition anew compares, and records the gap.
+            let is_outside = folded < range.start || folded > range.end;
+            if is_outside && assignment.next_read() <= folded && !assignment.is_committing() {
+                self.assignments.lose(assignment, Lost::Rewound);
             }
         }
+        self.tell_gone(memory, gone);
         observe::lag(lag);
         self.check_tails(memory, &open, &ranges)
     }
@@ -133,7 +149,7 @@ impl Watch {
                 continue;
             };
             if tail.offset >= range.end {
-                self.stop(memory, assignment, *range, Some(*tail));
+                self.stop(memory, assignment, *range, *tail);
             } else if tail.offset >= range.start {
                 wanted.insert(assignment.place.clone(), tail.offset);
             }
@@ -151,7 +167,7 @@ impl Watch {
                 && let Some(hash) = found.get(&assignment.place)
             {
                 if *hash != Some(tail.hash) {
-                    self.stop(memory, assignment, *range, Some(tail));
+                    self.stop(memory, assignment, *range, tail);
                     continue;
                 }
                 assignment.update_head(|head| head.anchor = Some(tail));
@@ -163,32 +179,37 @@ impl Watch {
         Ok(())
     }
 
-    /// Stops a partition, and records why and what of it is in doubt.
+    /// Tells once which topics are gone, and keeps it for whoever says whether we are ready.
+    fn tell_gone(&self, memory: &mut Memory, gone: HashSet<Arc<str>>) {
+        for topic in gone.difference(&memory.gone) {
+            observe::topic_gone(topic);
+        }
+        *self.trouble.lock() = gone
+            .iter()
+            .next()
+            .map(|topic| format!("the topic `{topic}` is gone"));
+        memory.gone = gone;
+    }
+
+    /// Stops a partition whose record is not what was folded, and records what is in doubt.
     fn stop(
         &self,
         memory: &Memory,
         assignment: &Arc<Assignment>,
         range: LogRange,
-        mismatch: Option<Fingerprint>,
+        record: Fingerprint,
     ) {
-        if !assignment.end() {
+        if !self.assignments.lose(assignment, Lost::Rewound) {
             return;
         }
         assignment.wait_committed(COMMIT_PATIENCE);
-        let head = assignment.head();
         let folded = FoldedTo {
             chain: assignment.chain,
             epoch: assignment.epoch,
-            position: head.position.unwrap_or(assignment.start),
-            anchor: head.anchor,
+            position: assignment.folded_to(),
+            anchor: assignment.head().anchor,
         };
-        let gap = match mismatch {
-            Some(record) => Some(folded.differs(range, record)),
-            None => folded.outside(range),
-        };
-        // What committed meanwhile may have brought the position back into the log; opening the
-        // partition again compares everything anew.
-        let Some(gap) = gap else { return };
+        let gap = folded.differs(range, record);
         observe::gap_found(&assignment.place, &gap);
         // Where Postgres is away the partition stays without an assignment, and opening it compares
         // again before anything is read.
@@ -211,7 +232,8 @@ impl Watch {
             .block_on(store::watermark::clock(&self.database))?;
         if let Some((target, ends)) = memory.targets.remove(&source) {
             let is_passed = ends.iter().all(|(partition, end)| {
-                let here = positions.iter().find(|p| p.partition == *partition);
+                let is_it = |p: &&Position| *p.topic == *rule.topic && p.partition == *partition;
+                let here = positions.iter().find(is_it);
                 here.is_some_and(|p| !p.is_stopped && p.position.is_some_and(|at| at >= *end))
             });
             if !is_passed {
@@ -231,9 +253,9 @@ impl Watch {
         for partition in 0..memory.reader.partitions(&rule.topic)? {
             let range = memory.reader.range(&rule.topic, partition)?;
             // A partition that holds nothing and was never read has no position: nothing is due.
-            let is_begun = positions
-                .iter()
-                .any(|p| p.partition == partition && p.position.is_some());
+            let is_begun = positions.iter().any(|p| {
+                *p.topic == *rule.topic && p.partition == partition && p.position.is_some()
+            });
             if is_begun || range.end > range.start {
                 ends.insert(partition, range.end);
             }

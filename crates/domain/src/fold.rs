@@ -56,9 +56,13 @@ impl Sums {
         Some(Self {
             quantities: self.quantities.checked_add(&other.quantities)?,
             failed_requests: self.failed_requests.checked_add(other.failed_requests)?,
-            unmeasured_requests: self.unmeasured_requests.checked_add(other.unmeasured_requests)?,
+            unmeasured_requests: self
+                .unmeasured_requests
+                .checked_add(other.unmeasured_requests)?,
             priced_requests: self.priced_requests.checked_add(other.priced_requests)?,
-            unpriced_requests: self.unpriced_requests.checked_add(other.unpriced_requests)?,
+            unpriced_requests: self
+                .unpriced_requests
+                .checked_add(other.unpriced_requests)?,
             amount: self.amount.checked_add(other.amount)?,
         })
     }
@@ -67,9 +71,13 @@ impl Sums {
         Some(Self {
             quantities: self.quantities.checked_sub(&other.quantities)?,
             failed_requests: self.failed_requests.checked_sub(other.failed_requests)?,
-            unmeasured_requests: self.unmeasured_requests.checked_sub(other.unmeasured_requests)?,
+            unmeasured_requests: self
+                .unmeasured_requests
+                .checked_sub(other.unmeasured_requests)?,
             priced_requests: self.priced_requests.checked_sub(other.priced_requests)?,
-            unpriced_requests: self.unpriced_requests.checked_sub(other.unpriced_requests)?,
+            unpriced_requests: self
+                .unpriced_requests
+                .checked_sub(other.unpriced_requests)?,
             amount: self.amount.checked_sub(other.amount)?,
         })
     }
@@ -148,7 +156,12 @@ impl PartFold {
     fn accept(&mut self, place: Place, identity: Option<Identity>, key: PostingKey, sums: Sums) {
         self.counts.accepted = self.counts.accepted.saturating_add(1);
         let posting = self.post(key, &sums);
-        self.accepted.push(Accepted { place, identity, posting, sums });
+        self.accepted.push(Accepted {
+            place,
+            identity,
+            posting,
+            sums,
+        });
     }
 
     /// Adds to the open posting of the key; where its sums are full, another one is opened.
@@ -168,15 +181,23 @@ impl PartFold {
 
     /// Takes an accepted event out again: it had been counted before.
     fn withdraw(&mut self, accepted: usize, first: PartRef) {
-        let Some(event) = self.accepted.get(accepted).copied() else { return };
-        let Some(identity) = event.identity else { return };
+        let Some(event) = self.accepted.get(accepted).copied() else {
+            return;
+        };
+        let Some(identity) = event.identity else {
+            return;
+        };
         if let Some(posting) = self.postings.get_mut(event.posting) {
             // What was added can be taken away: sums only ever hold what their events brought.
             posting.sums = posting.sums.checked_sub(&event.sums).unwrap_or_default();
         }
         self.counts.accepted = self.counts.accepted.saturating_sub(1);
         self.counts.duplicates = self.counts.duplicates.saturating_add(1);
-        self.duplicates.push(Duplicate { place: event.place, identity, first });
+        self.duplicates.push(Duplicate {
+            place: event.place,
+            identity,
+            first,
+        });
     }
 }
 
@@ -229,7 +250,12 @@ impl BatchFold {
         for (part_index, part) in self.parts.iter().enumerate() {
             for (accepted, event) in part.accepted.iter().enumerate() {
                 if let Some(identity) = event.identity {
-                    ids.push(SeenId { identity, part_index, accepted, part: part.part });
+                    ids.push(SeenId {
+                        identity,
+                        part_index,
+                        accepted,
+                        part: part.part,
+                    });
                 }
             }
         }
@@ -259,7 +285,9 @@ impl BatchFold {
 
     /// Returns the quarter-hours of the postings, in no order, with repeats.
     pub fn quarters(&self) -> impl Iterator<Item = Quarter> + '_ {
-        self.parts.iter().flat_map(|part| part.postings.iter().map(|posting| posting.key.quarter))
+        self.parts
+            .iter()
+            .flat_map(|part| part.postings.iter().map(|posting| posting.key.quarter))
     }
 
     /// Counts events whose ids were taken before as duplicates of the part that took them.
@@ -286,7 +314,11 @@ impl BatchFold {
     #[must_use]
     pub fn close(self) -> ClosedBatch {
         let parts: Vec<ClosedPart> = self.parts.into_iter().map(ClosedPart::of).collect();
-        let mut closed = ClosedBatch { parts, series: self.series, rate_sets: self.rate_sets };
+        let mut closed = ClosedBatch {
+            parts,
+            series: self.series,
+            rate_sets: self.rate_sets,
+        };
         closed.drop_unused();
         closed
     }
@@ -308,7 +340,8 @@ pub struct ClosedPart {
 
 impl ClosedPart {
     fn of(mut part: PartFold) -> Self {
-        part.postings.retain(|posting| posting.sums != Sums::default());
+        part.postings
+            .retain(|posting| posting.sums != Sums::default());
         part.postings.sort_unstable();
         part.rejected.sort_by_key(|rejected| rejected.place);
         part.duplicates.sort_unstable();
@@ -389,7 +422,11 @@ impl Folder {
         let input = u64::try_from(event.quantities.input_tokens()).unwrap_or(u64::MAX);
         let (rate_set_id, rate_set) = self.prices.rate_set(event, input);
         let priced = rate_set.price(&event.quantities).ok_or_else(|| {
-            Rejection::new(Reason::Overflow, "", "the event's amount does not fit into the ledger")
+            Rejection::new(
+                Reason::Overflow,
+                "",
+                "the event's amount does not fit into the ledger",
+            )
         })?;
         let sums = Sums {
             quantities: event.quantities,
@@ -401,9 +438,16 @@ impl Folder {
             unpriced_requests: u64::from(priced.is_unpriced),
             amount: priced.amount,
         };
-        batch.rate_sets.entry(rate_set_id).or_insert_with(|| Arc::clone(rate_set));
+        batch
+            .rate_sets
+            .entry(rate_set_id)
+            .or_insert_with(|| Arc::clone(rate_set));
         let series = self.series.id_of(&event.dimensions, &mut batch.series);
-        let key = PostingKey { series, rate_set: rate_set_id, quarter: event.start.quarter() };
+        let key = PostingKey {
+            series,
+            rate_set: rate_set_id,
+            quarter: event.start.quarter(),
+        };
         if let Some(part) = batch.parts.get_mut(part_index) {
             part.accept(place, event.identity, key, sums);
         }

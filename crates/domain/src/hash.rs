@@ -142,6 +142,8 @@ impl Canonical {
 
 fn first_half(hash: &blake3::Hash) -> Hash128 {
     let mut half = [0; 16];
-    half.iter_mut().zip(hash.as_bytes()).for_each(|(to, from)| *to = *from);
+    half.iter_mut()
+        .zip(hash.as_bytes())
+        .for_each(|(to, from)| *to = *from);
     Hash128(half)
 }

@@ -132,7 +132,10 @@ impl FromStr for Meter {
     type Err = UnknownMeter;
 
     fn from_str(name: &str) -> Result<Self, UnknownMeter> {
-        Self::ALL.into_iter().find(|meter| meter.name() == name).ok_or(UnknownMeter)
+        Self::ALL
+            .into_iter()
+            .find(|meter| meter.name() == name)
+            .ok_or(UnknownMeter)
     }
 }
 
@@ -196,7 +199,9 @@ impl Quantities {
     pub fn checked_add(&self, other: &Self) -> Option<Self> {
         let mut sums = *self;
         for (sum, value) in sums.0.iter_mut().zip(other.0) {
-            *sum = sum.checked_add(value).filter(|sum| *sum <= i64::MAX.unsigned_abs())?;
+            *sum = sum
+                .checked_add(value)
+                .filter(|sum| *sum <= i64::MAX.unsigned_abs())?;
         }
         Some(sums)
     }

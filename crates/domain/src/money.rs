@@ -43,7 +43,9 @@ impl Amount {
     /// Takes a count of 10⁻¹⁸; `None` beyond `NUMERIC(38,18)`.
     #[must_use]
     pub fn from_units(units: i128) -> Option<Self> {
-        (-UNITS_MAX..=UNITS_MAX).contains(&units).then_some(Self(units))
+        (-UNITS_MAX..=UNITS_MAX)
+            .contains(&units)
+            .then_some(Self(units))
     }
 
     /// Returns the count of 10⁻¹⁸.
@@ -86,7 +88,9 @@ impl Rate {
     /// Returns the amount for a quantity; `None` beyond `NUMERIC(38,18)`.
     #[must_use]
     pub fn checked_times(self, quantity: u64) -> Option<Amount> {
-        self.0.checked_mul(i128::from(quantity)).and_then(Amount::from_units)
+        self.0
+            .checked_mul(i128::from(quantity))
+            .and_then(Amount::from_units)
     }
 }
 
@@ -137,7 +141,11 @@ fn parse_units(text: &str) -> Result<i128, DecimalError> {
             let digits = exponent.strip_prefix(['-', '+']).unwrap_or(exponent);
             require_digits(digits)?;
             // An exponent beyond 64 bits is as good as the last one: no text has so many digits.
-            let last = if exponent.starts_with('-') { i64::MIN } else { i64::MAX };
+            let last = if exponent.starts_with('-') {
+                i64::MIN
+            } else {
+                i64::MAX
+            };
             let exponent = exponent.strip_prefix('+').unwrap_or(exponent);
             (mantissa, exponent.parse().unwrap_or(last))
         }
@@ -158,7 +166,11 @@ fn parse_units(text: &str) -> Result<i128, DecimalError> {
     let places = i64::try_from(fraction.len()).map_err(|_| DecimalError::TooPrecise)?;
     let scale = exponent.saturating_sub(places).saturating_add(18);
     let units = scaled(whole.bytes().chain(fraction.bytes()), scale)?;
-    Ok(if is_negative { units.saturating_neg() } else { units })
+    Ok(if is_negative {
+        units.saturating_neg()
+    } else {
+        units
+    })
 }
 
 fn require_digits(text: &str) -> Result<(), DecimalError> {

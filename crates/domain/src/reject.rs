@@ -99,7 +99,10 @@ impl FromStr for Reason {
     type Err = UnknownReason;
 
     fn from_str(name: &str) -> Result<Self, UnknownReason> {
-        Self::ALL.into_iter().find(|reason| reason.name() == name).ok_or(UnknownReason)
+        Self::ALL
+            .into_iter()
+            .find(|reason| reason.name() == name)
+            .ok_or(UnknownReason)
     }
 }
 
@@ -120,7 +123,11 @@ impl Rejection {
     /// Names what is wrong with one field; field and detail are cut to what the store keeps.
     #[must_use]
     pub fn new(reason: Reason, field: &str, detail: impl Into<String>) -> Self {
-        Self { reason, field: printable(field, 256), detail: printable(&detail.into(), 500) }
+        Self {
+            reason,
+            field: printable(field, 256),
+            detail: printable(&detail.into(), 500),
+        }
     }
 }
 

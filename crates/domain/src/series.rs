@@ -83,9 +83,15 @@ fn texts<'d>(dimensions: &'d Dimensions<'_>) -> [&'d str; 7] {
         dimensions.tenant.as_str(),
         dimensions.app.as_str(),
         dimensions.user.as_ref().map_or("", |user| user.as_str()),
-        dimensions.session.as_ref().map_or("", |session| session.as_str()),
+        dimensions
+            .session
+            .as_ref()
+            .map_or("", |session| session.as_str()),
         dimensions.route.as_ref().map_or("", |route| route.as_str()),
-        dimensions.provider.as_ref().map_or("", |provider| provider.as_str()),
+        dimensions
+            .provider
+            .as_ref()
+            .map_or("", |provider| provider.as_str()),
         dimensions.model.as_str(),
     ]
 }
@@ -102,7 +108,11 @@ impl SeriesCache {
     /// Makes a cache of at most `series_max` series.
     #[must_use]
     pub fn new(series_max: usize) -> Self {
-        Self { hasher: RandomState::default(), table: HashTable::new(), series_max }
+        Self {
+            hasher: RandomState::default(),
+            table: HashTable::new(),
+            series_max,
+        }
     }
 
     /// Returns the key for the dimensions, and adds the series to `used` if it is not there yet.
@@ -112,7 +122,10 @@ impl SeriesCache {
         used: &mut HashMap<SeriesId, Series, RandomState>,
     ) -> SeriesId {
         let hash = self.hasher.hash_one(texts(dimensions));
-        if let Some((id, series)) = self.table.find(hash, |(_, series)| series.equals(dimensions)) {
+        if let Some((id, series)) = self
+            .table
+            .find(hash, |(_, series)| series.equals(dimensions))
+        {
             if !used.contains_key(id) {
                 used.insert(*id, series.clone());
             }

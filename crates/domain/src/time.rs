@@ -28,7 +28,11 @@ impl UnixMs {
     /// Takes milliseconds since 1970; `None` before 1970 or after 9999.
     #[must_use]
     pub const fn new(ms: i64) -> Option<Self> {
-        if ms >= 0 && ms < END_MS { Some(Self(ms)) } else { None }
+        if ms >= 0 && ms < END_MS {
+            Some(Self(ms))
+        } else {
+            None
+        }
     }
 
     /// Takes an instant, cut to the millisecond; `None` before 1970 or after 9999.
@@ -69,7 +73,11 @@ impl UnixMs {
 impl fmt::Display for UnixMs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let is_whole = self.0.rem_euclid(1000) == 0;
-        let format = if is_whole { SecondsFormat::Secs } else { SecondsFormat::Millis };
+        let format = if is_whole {
+            SecondsFormat::Secs
+        } else {
+            SecondsFormat::Millis
+        };
         f.write_str(&self.to_utc().to_rfc3339_opts(format, true))
     }
 }

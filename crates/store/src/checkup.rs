@@ -18,10 +18,9 @@ pub struct Server {
     pub version_num: i32,
     /// The version as a text.
     pub version: String,
-    /// Whether what is committed reaches the disk.
-    pub fsync: bool,
-    /// Whether torn pages can be mended.
-    pub full_page_writes: bool,
+    /// Settings that are off and without which a crash of the machine may lose or spoil what was
+    /// committed: `fsync`, `full_page_writes`.
+    pub durability_off: Vec<&'static str>,
     /// Whether the connection is encrypted.
     pub is_encrypted: bool,
     /// Whether the server is this machine.
@@ -99,12 +98,16 @@ pub async fn server(url: &str) -> Result<Server, StoreError> {
         is_granted: role.is_granted,
         bypasses_row_security: role.bypasses_row_security,
     });
+    let durability = [
+        ("fsync", row.fsync),
+        ("full_page_writes", row.full_page_writes),
+    ];
+    let durability_off = durability.into_iter().filter(|(_, is_on)| !is_on);
     Ok(Server {
         address,
         version_num: row.version_num,
         version: row.version,
-        fsync: row.fsync,
-        full_page_writes: row.full_page_writes,
+        durability_off: durability_off.map(|(name, _)| name).collect(),
         is_encrypted: row.is_encrypted,
         is_local: row.is_local,
         now,

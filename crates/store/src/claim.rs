@@ -72,7 +72,9 @@ pub struct Claim {
     pub chain: ChainId,
     /// The owner's epoch; where `stopped`, that of the former owner.
     pub epoch: Epoch,
-    /// The next offset to read; `None`: not begun.
+    /// Which log of the partition this is: 1, and one more for each re-creation that was accepted.
+    pub incarnation: i32,
+    /// The next offset to read; `None`: not begun, see [`begin`].
     pub position: Option<Offset>,
     /// The number of the last part.
     pub last_part: PartNumber,
@@ -117,6 +119,26 @@ pub async fn claim(db: &Database, request: &ClaimRequest) -> Result<Claim, Store
             claimed => return claimed,
         }
     }
+}
+
+/// Notes where a chain begins, before its first record is read: what the log loses from then on is a
+/// gap, and not a later beginning. Says `false` where the claim is no longer ours.
+///
+/// # Errors
+///
+/// Each [`StoreError`] of a statement; claim anew.
+pub async fn begin(db: &Database, claim: &Claim, at: Offset) -> Result<bool, StoreError> {
+    let begun = sqlx::query!(
+        "/* begin */
+        update source_position set position = $3, updated_at = clock_timestamp()
+        where chain = $1 and epoch = $2 and position = -1 and state = 'open'",
+        claim.chain.0,
+        claim.epoch.0,
+        at.0
+    )
+    .execute(db.pool())
+    .await?;
+    Ok(begun.rows_affected() == 1)
 }
 
 async fn try_claim(db: &Database, request: &ClaimRequest) -> Result<Claim, StoreError> {
@@ -227,7 +249,7 @@ async fn take_epoch(
 async fn read(tx: &mut Transaction<'_, Postgres>, chain: ChainId) -> Result<Claim, StoreError> {
     let row = sqlx::query!(
         r#"/* read_claim */
-        select p.epoch, p.position, p.part, p.part_end, p.state, p.tail_offset, p.tail_fingerprint,
+        select p.epoch, c.incarnation, p.position, p.part, p.part_end, p.state, p.tail_offset, p.tail_fingerprint,
             p.anchor_offset, p.anchor_fingerprint, s.floor_at as "floor_at?",
             last.hash as "hash?", last.to_offset as "to_offset?",
             gap.id as "gap_id?", gap.position as "gap_position?",
@@ -275,6 +297,7 @@ async fn read(tx: &mut Transaction<'_, Postgres>, chain: ChainId) -> Result<Clai
     Ok(Claim {
         chain,
         epoch: Epoch(row.epoch),
+        incarnation: row.incarnation,
         position: offset_of(row.position),
         last_part: PartNumber(row.part),
         last_hash,

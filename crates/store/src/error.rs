@@ -122,7 +122,7 @@ impl StoreError {
 ///
 /// | state | variant |
 /// | --- | --- |
-/// | class 08, 57P01 to 57P05, 53300, 25P03 (idle too long) | `Unreachable` |
+/// | class 08, 57P01 to 57P05, 53300, 25P03 (idle too long), 25006 (a read-only stand-by) | `Unreachable` |
 /// | class 40, 55P03 (lock not available), 55006, 57014 (time-out) | `Busy` |
 /// | class 28, 42501, 3D000 | `Forbidden` |
 /// | 42P01, 42703, 42883 (no such table, column, function) | `NotMigrated` |
@@ -145,7 +145,7 @@ impl From<sqlx::Error> for StoreError {
             };
         };
         match state.as_str() {
-            "57P01" | "57P02" | "57P03" | "57P04" | "57P05" | "53300" | "25P03" => {
+            "57P01" | "57P02" | "57P03" | "57P04" | "57P05" | "53300" | "25P03" | "25006" => {
                 Self::Unreachable {
                     at: String::new(),
                     source: error,

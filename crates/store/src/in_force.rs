@@ -71,6 +71,9 @@ pub async fn apply_prices_at_start(
     hash: Hash128,
     origin: &str,
 ) -> Result<Applied, StoreError> {
+    if was_applied(db, "prices", hash).await? {
+        return Ok(Applied::AlreadyApplied);
+    }
     let mut tx = db.pool().begin().await?;
     hold_alone(&mut tx).await?;
     if !is_first(&mut tx, "prices", hash).await? {
@@ -106,6 +109,9 @@ pub async fn apply_sources_at_start(
     canonical: &str,
     hash: Hash128,
 ) -> Result<Applied, StoreError> {
+    if was_applied(db, "sources", hash).await? {
+        return Ok(Applied::AlreadyApplied);
+    }
     let mut tx = db.pool().begin().await?;
     hold_alone(&mut tx).await?;
     if !is_first(&mut tx, "sources", hash).await? {
@@ -127,6 +133,20 @@ pub async fn apply_sources_at_start(
     .await?;
     tx.commit().await?;
     Ok(Applied::Yes(Version(version)))
+}
+
+/// Says whether this very set was applied at a start before: looked up before any lock is asked for,
+/// since mostly it was, and a start must not wait for a batch that is stuck.
+async fn was_applied(db: &Database, kind: &str, hash: Hash128) -> Result<bool, StoreError> {
+    let known = sqlx::query_scalar!(
+        r#"/* was_applied */
+        select exists (select from applied_at_start where kind = $1 and content_hash = $2) as "is!""#,
+        kind,
+        uuid_of(hash)
+    )
+    .fetch_one(db.pool())
+    .await?;
+    Ok(known)
 }
 
 /// Waits for all batches and keeps new ones waiting. The table's lock comes first: on the row alone,

@@ -39,13 +39,13 @@ impl Known {
         fold: &BatchFold,
     ) -> Result<(), StoreError> {
         let ids = fold.ids().iter().map(|id| id.identity.start());
-        let missing_days = missing(ids, &self.days, |date| date);
         let quarters = fold.quarters().map(Quarter::start);
-        let missing_months = missing(quarters, &self.months, first_of_month);
-        let days = with_next(missing_days, &self.days, |date| {
+        let touched_days = touched(ids, |date| date);
+        let touched_months = touched(quarters, first_of_month);
+        let days = with_next(touched_days, &self.days, |date| {
             date.checked_add_days(Days::new(1))
         });
-        let months = with_next(missing_months, &self.months, |date| {
+        let months = with_next(touched_months, &self.months, |date| {
             date.checked_add_months(Months::new(1))
         });
         for day in days {
@@ -62,41 +62,37 @@ impl Known {
     }
 }
 
-/// Returns the days (or months) of the instants that are not known to have a partition.
-fn missing(
+/// Returns the days (or months) of the instants.
+fn touched(
     instants: impl Iterator<Item = UnixMs>,
-    known: &HashSet<NaiveDate>,
     of: impl Fn(NaiveDate) -> NaiveDate,
 ) -> HashSet<NaiveDate> {
-    let mut missing = HashSet::new();
+    let mut touched = HashSet::new();
     let mut last_day = None;
     for instant in instants {
         // Rows come in runs of one day: only the first of a run is looked at.
         let day = instant.get() / DAY_MS;
-        if last_day == Some(day) {
-            continue;
-        }
-        last_day = Some(day);
-        let date = of(instant.to_utc().date_naive());
-        if !known.contains(&date) {
-            missing.insert(date);
+        if last_day != Some(day) {
+            last_day = Some(day);
+            touched.insert(of(instant.to_utc().date_naive()));
         }
     }
-    missing
+    touched
 }
 
 fn first_of_month(date: NaiveDate) -> NaiveDate {
     date.with_day(1).unwrap_or(date)
 }
 
-/// Adds each one's successor, sorts, and keeps the latest, which the next batches need too.
+/// Adds each one's successor, so that it is there before its first row; leaves out what is known,
+/// sorts, and keeps the latest, which the next batches need too.
 fn with_next(
-    missing: HashSet<NaiveDate>,
+    touched: HashSet<NaiveDate>,
     known: &HashSet<NaiveDate>,
     next: impl Fn(NaiveDate) -> Option<NaiveDate>,
 ) -> Vec<NaiveDate> {
-    let nexts: Vec<NaiveDate> = missing.iter().filter_map(|date| next(*date)).collect();
-    let mut all: Vec<NaiveDate> = missing.into_iter().chain(nexts).collect();
+    let nexts: Vec<NaiveDate> = touched.iter().filter_map(|date| next(*date)).collect();
+    let mut all: Vec<NaiveDate> = touched.into_iter().chain(nexts).collect();
     all.retain(|date| !known.contains(date));
     all.sort_unstable();
     all.dedup();
@@ -177,6 +173,9 @@ pub async fn drop_old(db: &Database) -> Result<u32, StoreError> {
     let Some(floor) = floor.and_then(UnixMs::from_utc) else {
         return Ok(0);
     };
+    let mut tx = db.pool().begin().await?;
+    // A drop locks all of the table's parts: batches must not queue behind one that waits.
+    sqlx::raw_sql(LOCK_TIMEOUT).execute(&mut *tx).await?;
     let dropped = sqlx::query_scalar!(
         r#"/* drop_old */ select drop_event_seen_before($1) as "dropped!""#,
         // A day more: a process may still fold under the floor that it read a moment ago.
@@ -185,7 +184,8 @@ pub async fn drop_old(db: &Database) -> Result<u32, StoreError> {
             .to_utc()
             .date_naive()
     )
-    .fetch_one(db.pool())
+    .fetch_one(&mut *tx)
     .await?;
+    tx.commit().await?;
     Ok(u32::try_from(dropped).unwrap_or(0))
 }

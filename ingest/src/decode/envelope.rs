@@ -14,6 +14,10 @@ use super::scan::{Fault, Scanner, Value};
 /// The keys under which shippers carry a line, in the order in which they are tried.
 pub(super) const ENVELOPE_KEYS: [&str; 2] = ["message", "log"];
 
+/// The most events that one record may hold. A record of 1 MiB could hold half a million empty ones,
+/// each of which would be kept as rejected; gateways' batches hold hundreds.
+pub(super) const ELEMENTS_MAX: usize = 10_000;
+
 /// The events that a record holds.
 pub(super) enum Elements<'a> {
     /// The record is the event.
@@ -36,14 +40,25 @@ pub(super) enum Inside<'a> {
 ///
 /// # Errors
 ///
-/// `not_json` for a faulty array, `empty` for one without elements.
+/// `not_json` for a faulty array, `empty` for one without elements, `too_large` for one of more than
+/// [`ELEMENTS_MAX`].
 pub(super) fn elements(text: &str) -> Result<Elements<'_>, Rejection> {
     if !text.starts_with('[') {
         return Ok(Elements::One);
     }
     let mut elements = Vec::new();
-    Scanner::read_array(text, |element| elements.push(element.whole(text)))
-        .map_err(rejection_of)?;
+    let mut count = 0_usize;
+    Scanner::read_array(text, |element| {
+        count += 1;
+        if count <= ELEMENTS_MAX {
+            elements.push(element.whole(text));
+        }
+    })
+    .map_err(rejection_of)?;
+    if count > ELEMENTS_MAX {
+        let detail = format!("the array has {count} elements, more than {ELEMENTS_MAX}");
+        return Err(Rejection::new(Reason::TooLarge, "", detail));
+    }
     if elements.is_empty() {
         return Err(Rejection::new(
             Reason::Empty,

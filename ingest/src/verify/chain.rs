@@ -14,7 +14,7 @@ use super::links::Links;
 use super::refold::{Refolded, Refolder};
 use super::report::Findings;
 use super::twins::Twins;
-use super::{Places, VerifyError, Versions, compare, log};
+use super::{Places, Shared, VerifyError, compare, log};
 
 /// A page: at most 4,000 rejected payloads of 64 KiB, 256 MiB in the worst case.
 const PAGES: Pages = Pages {
@@ -32,7 +32,7 @@ pub(super) async fn check(
     chains: &[Chain],
     chain: &Chain,
     heads: &[Head],
-    versions: &mut Versions,
+    shared: &mut Shared,
 ) -> Result<(String, Findings), VerifyError> {
     let (kafka, owned) = (Arc::clone(&places.kafka), chain.clone());
     let is_latest = is_latest(chains, chain);
@@ -45,7 +45,7 @@ pub(super) async fn check(
         heads: ChainHeads::of(chain.id, heads),
         twins: Twins::default(),
         refolder: Refolder::new(places, chain, held),
-        versions,
+        shared,
     };
     check.run().await?;
     Ok((title(chain), check.findings))
@@ -66,7 +66,7 @@ fn title(chain: &Chain) -> String {
 }
 
 /// Says whether a chain is of the log that its topic has now.
-fn is_latest(chains: &[Chain], chain: &Chain) -> bool {
+pub(super) fn is_latest(chains: &[Chain], chain: &Chain) -> bool {
     let has_ended = chain
         .position
         .as_ref()
@@ -87,7 +87,7 @@ struct ChainCheck<'c> {
     heads: ChainHeads<'c>,
     twins: Twins,
     refolder: Refolder,
-    versions: &'c mut Versions,
+    shared: &'c mut Shared,
 }
 
 impl ChainCheck<'_> {
@@ -135,8 +135,8 @@ impl ChainCheck<'_> {
         let Some(header) = self.links.check(part, rows, &mut self.findings) else {
             return Ok(());
         };
-        self.versions.prices.insert(header.prices);
-        self.versions.sources.insert(header.sources);
+        self.shared.versions.prices.insert(header.prices);
+        self.shared.versions.sources.insert(header.sources);
         let duplicates: Vec<_> = rows
             .duplicates
             .iter()
@@ -144,11 +144,17 @@ impl ChainCheck<'_> {
             .collect();
         let (places, chain) = (self.places, self.chain.id);
         self.twins
-            .check(places, chain, &duplicates, &mut self.findings)
+            .check(
+                places,
+                chain,
+                &duplicates,
+                &mut self.shared.unresolved,
+                &mut self.findings,
+            )
             .await?;
         match self.refolder.refold(header, &rows.duplicates).await? {
-            Refolded::Part(refolded) => {
-                let records = compare::part(header, rows, &refolded, &mut self.findings);
+            Refolded::Part { batch, .. } => {
+                let records = compare::part(header, rows, &batch, &mut self.findings);
                 self.findings.refolded += 1;
                 self.findings.records += records;
             }
@@ -186,7 +192,7 @@ impl ChainCheck<'_> {
         self.check_passed_over().await?;
         if self.chain.has_open_gap {
             self.findings
-                .proved("a gap in the log waits for an operator (`tollbook gaps list`)");
+                .noted("a gap in the log waits for an operator (`tollbook gaps list`)");
         }
         if self.findings.refolded > 0 {
             let (parts, records) = (self.findings.refolded, self.findings.records);

@@ -16,11 +16,17 @@ use super::log::{Dropped, Held, PartitionLog};
 use super::rules::PartRules;
 use super::{Places, VerifyError};
 use crate::folding::PartTarget;
+use crate::kafka::LogError;
 
 /// What came of folding a part again.
 pub(super) enum Refolded {
     /// It was folded.
-    Part(Box<ClosedBatch>),
+    Part {
+        /// Its rows.
+        batch: Box<ClosedBatch>,
+        /// The identities that it counted, ascending.
+        counted: Vec<Identity>,
+    },
     /// It cannot be, and why.
     Unprovable(String),
     /// Its rules are not there or cannot be used.
@@ -93,9 +99,10 @@ impl Refolder {
         };
         let (reading, folded) = tokio::task::spawn_blocking(fold).await?;
         match folded? {
-            Ok(batch) => {
+            Ok((batch, counted)) => {
                 self.reading = Some(reading);
-                Ok(Refolded::Part(Box::new(batch)))
+                let batch = Box::new(batch);
+                Ok(Refolded::Part { batch, counted })
             }
             Err(Dropped) => Ok(Refolded::Unprovable(self.dropped())),
         }
@@ -184,7 +191,7 @@ impl Reading {
         &mut self,
         header: &PartHeader,
         duplicates: &[Duplicate],
-    ) -> Result<Result<ClosedBatch, Dropped>, crate::kafka::LogError> {
+    ) -> Result<Result<(ClosedBatch, Vec<Identity>), Dropped>, LogError> {
         self.at = header.to;
         let mut fold = BatchFold::default();
         let part_index = fold.open_part(header.part);
@@ -206,7 +213,8 @@ impl Reading {
         })?;
         fold.take_ids();
         fold.withdraw_seen(&counted_elsewhere(header.part, duplicates));
-        Ok(read.map(|()| fold.close()))
+        let counted = fold.ids().iter().map(|id| id.identity).collect();
+        Ok(read.map(|()| (fold.close(), counted)))
     }
 }
 

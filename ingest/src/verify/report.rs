@@ -22,6 +22,7 @@ pub(super) struct Findings {
     proved: Vec<String>,
     differences: Vec<String>,
     difference_count: u64,
+    notes: Vec<String>,
     /// Ranges of parts by the reason for which they are not provable, both ends included.
     unproven: BTreeMap<String, Vec<(PartNumber, PartNumber)>>,
     /// Parts that were looked at.
@@ -36,6 +37,11 @@ impl Findings {
     /// Keeps what was proved, as a sentence.
     pub(super) fn proved(&mut self, what: impl Into<String>) {
         self.proved.push(what.into());
+    }
+
+    /// Keeps what neither proves nor refutes anything, and a reader must know.
+    pub(super) fn noted(&mut self, what: impl Into<String>) {
+        self.notes.push(what.into());
     }
 
     /// Keeps a difference.
@@ -84,6 +90,9 @@ impl Findings {
             .saturating_sub(self.differences.len() as u64);
         if hidden > 0 {
             writeln!(out, "  differs: {hidden} more")?;
+        }
+        for what in &self.notes {
+            writeln!(out, "  noted: {what}")?;
         }
         for (why, ranges) in &self.unproven {
             writeln!(out, "  not provable: {}: {why}", told(ranges))?;

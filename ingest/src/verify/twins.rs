@@ -1,23 +1,47 @@
 //! Twins: what was counted as a duplicate must have been counted before, by the part it names.
 //!
-//! Invariant: an id that is still held must be held for that part; one whose day was dropped proves
-//! nothing either way. Deliberately absent: why ids are dropped.
+//! Invariant: an id that is still held must be held for that part; of one whose day was dropped the
+//! part is folded again, and must count it. Deliberately absent: why ids are dropped.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
 use domain::event::Identity;
 use domain::ids::{ChainId, PartNumber, PartRef};
 use domain::part::Duplicate;
-use store::audit;
+use store::audit::{self, Chain, Pages};
 
+use super::refold::{Refolded, Refolder};
 use super::report::Findings;
-use super::{Places, VerifyError};
+use super::{Places, VerifyError, chain, log};
 
-/// Duplicates of a chain whose twins were found, and whose ids are gone.
+/// The most duplicates with ids that are gone whose parts are folded again; 16 bytes each, and more
+/// for the trees.
+const UNRESOLVED_MAX: u64 = 1_000_000;
+
+/// Duplicates of a chain whose twins were found.
 #[derive(Debug, Default)]
 pub(super) struct Twins {
     found: u64,
-    gone: u64,
+}
+
+/// Duplicates whose ids are gone, by the part that they name as their first.
+#[derive(Debug, Default)]
+pub(super) struct Unresolved {
+    by_part: BTreeMap<PartRef, BTreeSet<Identity>>,
+    kept: u64,
+    left_out: u64,
+}
+
+impl Unresolved {
+    fn add(&mut self, duplicate: &Duplicate) {
+        if self.kept >= UNRESOLVED_MAX {
+            self.left_out += 1;
+            return;
+        }
+        let identities = self.by_part.entry(duplicate.first).or_default();
+        self.kept += u64::from(identities.insert(duplicate.identity));
+    }
 }
 
 impl Twins {
@@ -31,6 +55,7 @@ impl Twins {
         places: &Places,
         chain: ChainId,
         duplicates: &[(PartNumber, Duplicate)],
+        unresolved: &mut Unresolved,
         findings: &mut Findings,
     ) -> Result<(), VerifyError> {
         for chunk in duplicates.chunks(1_000) {
@@ -56,38 +81,7 @@ impl Twins {
                     None => missing.push((*part, *duplicate)),
                 }
             }
-            self.check_missing(places, chain, &missing, findings)
-                .await?;
-        }
-        Ok(())
-    }
-
-    /// Ids may be missing only below the source's floor, which may have risen meanwhile.
-    async fn check_missing(
-        &mut self,
-        places: &Places,
-        chain: ChainId,
-        missing: &[(PartNumber, Duplicate)],
-        findings: &mut Findings,
-    ) -> Result<(), VerifyError> {
-        if missing.is_empty() {
-            return Ok(());
-        }
-        let chains = audit::chains(&places.db).await?;
-        let floor = chains
-            .iter()
-            .find(|known| known.id == chain)
-            .and_then(|known| known.floor);
-        for (part, duplicate) in missing {
-            if floor.is_some_and(|floor| duplicate.identity.start() < floor) {
-                self.gone += 1;
-            } else {
-                findings.differs(format!(
-                    "part {}, {}: no part took its id",
-                    part.0,
-                    told(duplicate)
-                ));
-            }
+            check_missing(places, chain, &missing, unresolved, findings).await?;
         }
         Ok(())
     }
@@ -100,13 +94,136 @@ impl Twins {
                 "{found} duplicates were counted by the part they name"
             ));
         }
-        if self.gone > 0 {
-            let gone = self.gone;
-            findings.proved(format!(
-                "of {gone} duplicates the first is aged out, by their id"
-            ));
+    }
+}
+
+/// Ids may be missing only below the source's floor, which may have risen meanwhile.
+async fn check_missing(
+    places: &Places,
+    chain: ChainId,
+    missing: &[(PartNumber, Duplicate)],
+    unresolved: &mut Unresolved,
+    findings: &mut Findings,
+) -> Result<(), VerifyError> {
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let chains = audit::chains(&places.db).await?;
+    let floor = chains
+        .iter()
+        .find(|known| known.id == chain)
+        .and_then(|known| known.floor);
+    for (part, duplicate) in missing {
+        if floor.is_some_and(|floor| duplicate.identity.start() < floor) {
+            unresolved.add(duplicate);
+        } else {
+            let what = told(duplicate);
+            findings.differs(format!("part {}, {what}: no part took its id", part.0));
         }
     }
+    Ok(())
+}
+
+/// Folds the parts again that duplicates name whose ids are gone, as far as the log has them.
+///
+/// # Errors
+///
+/// A [`VerifyError`] where Kafka or Postgres cannot be read.
+pub(super) async fn refold(
+    places: &Places,
+    chains: &[Chain],
+    unresolved: Unresolved,
+    findings: &mut Findings,
+) -> Result<(), VerifyError> {
+    let (mut found, mut gone) = (0_u64, unresolved.left_out);
+    let mut refolder: Option<(ChainId, Refolder)> = None;
+    for (part, identities) in unresolved.by_part {
+        let count = u64::try_from(identities.len()).unwrap_or(u64::MAX);
+        if refolder
+            .as_ref()
+            .is_none_or(|(chain, _)| *chain != part.chain)
+        {
+            refolder = open(places, chains, part.chain).await?;
+        }
+        let Some((_, refolder)) = &mut refolder else {
+            let missing = told_part(part);
+            findings.differs(format!(
+                "{count} duplicates name {missing}, which is missing"
+            ));
+            continue;
+        };
+        match counted_by(places, refolder, part).await? {
+            Some(Refolded::Part { counted, .. }) => {
+                let is_counted = |identity: &&Identity| counted.binary_search(identity).is_ok();
+                let known = identities.iter().filter(is_counted).count();
+                let known = u64::try_from(known).unwrap_or(u64::MAX);
+                found += known;
+                if known < count {
+                    let (lost, first) = (count - known, told_part(part));
+                    findings.differs(format!(
+                        "{lost} duplicates name {first}, which did not count them"
+                    ));
+                }
+            }
+            Some(Refolded::Unprovable(_) | Refolded::NoRules(_)) => gone += count,
+            None => {
+                let missing = told_part(part);
+                findings.differs(format!(
+                    "{count} duplicates name {missing}, which is missing"
+                ));
+            }
+        }
+    }
+    if found > 0 {
+        findings.proved(format!(
+            "{found} duplicates whose ids are aged out were counted by the part they name, as the \
+             log has it"
+        ));
+    }
+    if gone > 0 {
+        findings.noted(format!(
+            "not provable of {gone} duplicates that the part they name counted them: their ids are \
+             aged out, and so are that part's records"
+        ));
+    }
+    Ok(())
+}
+
+async fn open(
+    places: &Places,
+    chains: &[Chain],
+    wanted: ChainId,
+) -> Result<Option<(ChainId, Refolder)>, VerifyError> {
+    let Some(chain) = chains.iter().find(|chain| chain.id == wanted) else {
+        return Ok(None);
+    };
+    let (kafka, owned) = (Arc::clone(&places.kafka), chain.clone());
+    let is_latest = chain::is_latest(chains, chain);
+    let held = tokio::task::spawn_blocking(move || log::held(&kafka, &owned, is_latest)).await??;
+    Ok(Some((wanted, Refolder::new(places, chain, held))))
+}
+
+async fn counted_by(
+    places: &Places,
+    refolder: &mut Refolder,
+    part: PartRef,
+) -> Result<Option<Refolded>, VerifyError> {
+    let one = Pages {
+        parts_max: 1,
+        rows_max: 1,
+    };
+    let before = PartNumber(part.number.0.saturating_sub(1));
+    let found = audit::parts(&places.db, part.chain, before, one).await?;
+    let header = found
+        .into_iter()
+        .find(|stored| stored.number == part.number)
+        .and_then(|stored| stored.header.ok());
+    let Some(header) = header else {
+        return Ok(None);
+    };
+    let mut rows = audit::rows(&places.db, part.chain, part.number, part.number).await?;
+    let duplicates = rows.remove(&part.number).unwrap_or_default().duplicates;
+    refolder.refold(&header, &duplicates).await.map(Some)
 }
 
 fn told(duplicate: &Duplicate) -> String {

@@ -119,7 +119,7 @@ fn by_meter(holding: &[&Rate], input: u64) -> BTreeMap<&'static str, BigDecimal>
     let tiers: BTreeSet<u64> = holding.iter().map(|rate| rate.above).collect();
     let tier = tiers
         .into_iter()
-        .filter(|above| *above <= input)
+        .filter(|above| *above == 0 || *above < input)
         .max()
         .unwrap_or(0);
     let own = |meter: &str| {

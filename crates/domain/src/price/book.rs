@@ -56,7 +56,8 @@ pub struct BookRate<'b> {
     pub model: &'b str,
     /// What is priced.
     pub meter: Meter,
-    /// The size of the whole request's input from which on the rate holds, in tokens.
+    /// The size of the whole request's input above which the rate holds for all of it, in tokens; 0
+    /// for every request.
     pub above_input_tokens: u64,
     /// From when on it holds; `None`: from the beginning of time.
     pub start: Option<UnixMs>,

@@ -152,10 +152,10 @@ fn a_tier_takes_what_it_lacks_from_the_tier_below_and_then_from_the_fallback() {
     high.push((Requests, "0.5", Requests));
     let rows: [(u64, u64, &[_]); 6] = [
         (0, 0, &base),
-        (199_999, 0, &base),
-        (200_000, 200_000, &middle),
-        (999_999, 200_000, &middle),
-        (1_000_000, 1_000_000, &high),
+        (200_000, 0, &base),
+        (200_001, 200_000, &middle),
+        (1_000_000, 200_000, &middle),
+        (1_000_001, 1_000_000, &high),
         (u64::MAX, 1_000_000, &high),
     ];
     for (input_tokens, above, expected) in rows {

@@ -111,7 +111,8 @@ pub(super) enum Says {
 pub(super) struct RateKey {
     /// What is priced.
     pub(super) meter: Meter,
-    /// The size of the whole request's input from which on the rate holds, in tokens.
+    /// The size of the whole request's input above which the rate holds for all of it, in tokens; 0
+    /// for every request.
     pub(super) above_input_tokens: u64,
     /// From when on it holds; `None`: from the beginning of time.
     pub(super) start: Option<UnixMs>,

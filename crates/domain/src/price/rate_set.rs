@@ -20,8 +20,8 @@ pub struct RateSet {
     pub priced_model: String,
     /// The price book's model whose rates these are; empty where none matched.
     pub book_model: String,
-    /// The size of the whole request's input from which on this tier holds, in tokens; 0 for the
-    /// base tier.
+    /// The size of the whole request's input above which this tier holds for all of it, in tokens; 0
+    /// for the base tier.
     pub above_input_tokens: u64,
     /// The rate of each meter, and the meter in the book that it comes from: the meter itself, or
     /// the one it falls back to.

@@ -126,7 +126,7 @@ impl PricedModel {
         let later = self.later.iter().rev().find(|(start, _)| *start <= at);
         let period = later.map_or(&self.first, |(_, period)| period);
         let mut above = period.above.iter().rev();
-        let tier = above.find(|tier| tier.rate_set.above_input_tokens <= input_tokens);
+        let tier = above.find(|tier| tier.rate_set.above_input_tokens < input_tokens);
         let tier = tier.unwrap_or(&period.base);
         (tier.id, &tier.rate_set)
     }

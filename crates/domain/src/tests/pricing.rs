@@ -128,7 +128,7 @@ fn search(rows: &[Row], models: &[String], day: u32, input_tokens: u64) -> Found
     let of_model = || {
         rows.iter()
             .filter(holds)
-            .filter(|row| row.0 == model && row.2 <= input_tokens)
+            .filter(|row| row.0 == model && (row.2 == 0 || row.2 < input_tokens))
     };
     let tier = of_model().map(|row| row.2).max().unwrap_or(0);
     let rate_of = |meter: &Meter| {
@@ -213,7 +213,7 @@ proptest! {
         for day in 0_u32..4 {
             for ms in [0, 86_399_999] {
                 let at = UnixMs::new(i64::from(day) * 86_400_000 + ms).unwrap();
-                for input_tokens in [0, 99, 100, 199, 200, u64::MAX] {
+                for input_tokens in [0, 99, 100, 101, 200, 201, u64::MAX] {
                     let (book_model, tier, rates) = search(&rows, &models, day, input_tokens);
                     let (id, set) = model.rate_set(at, input_tokens);
                     prop_assert_eq!(id, set.id());

@@ -102,7 +102,8 @@ pub(super) async fn move_all(
 ///
 /// | row | verdict |
 /// | --- | --- |
-/// | greater epoch, or not open | fenced: a newer owner, or a gap |
+/// | greater epoch | fenced: a newer owner |
+/// | our epoch, not open | rewound: a gap stopped it; claiming anew tells |
 /// | none, or smaller epoch | rewound: our claim is not there |
 /// | our epoch, other position or part | rewound: our last commits are not there |
 /// | our epoch, position and part | ours |
@@ -110,8 +111,11 @@ fn judge(held: Option<&Held>, part: PartRef, write: &PartWrite) -> Result<Verdic
     let Some(held) = held else {
         return Ok(Verdict::Rewound);
     };
-    if held.epoch > write.epoch.0 || !held.is_open {
+    if held.epoch > write.epoch.0 {
         return Ok(Verdict::Fenced);
+    }
+    if !held.is_open {
+        return Ok(Verdict::Rewound);
     }
     let is_where_it_was =
         held.position == stored(write.expected) && held.part.checked_add(1) == Some(part.number.0);
@@ -290,11 +294,15 @@ pub(super) async fn advance(
 fn judge_advance(held: Option<&Held>, advance: &IdleAdvance) -> Verdict {
     match held {
         None => Verdict::Rewound,
-        Some(held) if held.epoch > advance.epoch.0 || !held.is_open => Verdict::Fenced,
-        Some(held) if held.epoch < advance.epoch.0 || held.position != stored(advance.from) => {
-            Verdict::Rewound
+        Some(held) if held.epoch > advance.epoch.0 => Verdict::Fenced,
+        Some(held)
+            if held.is_open
+                && held.epoch == advance.epoch.0
+                && held.position == stored(advance.from) =>
+        {
+            Verdict::Ours
         }
-        Some(_) => Verdict::Ours,
+        Some(_) => Verdict::Rewound,
     }
 }
 

@@ -1,8 +1,7 @@
-//! A session: everything that runs while the same sources are in force, from the first look at the
+//! A run: everything that runs while the same sources are in force, from the first look at the
 //! configuration to the last offset.
 //!
-//! Invariant: nothing outlives its session; a change of sources ends one session and begins the
-//! next. Deliberately absent: what each task does.
+//! Invariant: nothing outlives its run; a change of sources ends one run and begins the next. Deliberately absent: what each task does.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -97,8 +96,8 @@ pub async fn run(
         apply(settings, &database).await?;
     }
     loop {
-        let session = Session::prepare(settings, &database, mode, readiness).await?;
-        if let Some(summary) = session.run(shutdown).await? {
+        let prepared = Run::prepare(settings, &database, mode, readiness).await?;
+        if let Some(summary) = prepared.run(shutdown).await? {
             database.close().await;
             return Ok(summary);
         }
@@ -119,7 +118,7 @@ async fn apply(settings: &IngestSettings, database: &Database) -> Result<(), Ing
     Ok(())
 }
 
-struct Session<'s> {
+struct Run<'s> {
     settings: &'s IngestSettings,
     database: &'s Database,
     mode: Mode,
@@ -127,11 +126,13 @@ struct Session<'s> {
     rules: Arc<Rules>,
     sources: Vec<SourceInForce>,
     floors: Arc<Floors>,
+    /// What is wrong with the log, where the watching thread found something.
+    trouble: Arc<Mutex<Option<String>>>,
     /// Per source, the ends that a back-fill folds to, by partition.
     ends: Vec<HashMap<i32, Offset>>,
 }
 
-impl<'s> Session<'s> {
+impl<'s> Run<'s> {
     async fn prepare(
         settings: &'s IngestSettings,
         database: &'s Database,
@@ -165,7 +166,7 @@ impl<'s> Session<'s> {
                 start: config.start,
             });
         }
-        let mut session = Self {
+        let mut run = Self {
             settings,
             database,
             mode,
@@ -173,10 +174,11 @@ impl<'s> Session<'s> {
             rules,
             sources,
             floors,
+            trouble: Arc::default(),
             ends: Vec::new(),
         };
-        session.look_at_topics().await?;
-        Ok(session)
+        run.look_at_topics().await?;
+        Ok(run)
     }
 
     /// Makes sure that the broker answers and that no topic is compacted; a back-fill also notes the
@@ -209,7 +211,7 @@ impl<'s> Session<'s> {
         Ok(())
     }
 
-    /// Runs until the shutdown or until caught up; `None` where a new session is due.
+    /// Runs until the shutdown or until caught up; `None` where a new run is due.
     async fn run(self, outer: &Shutdown) -> Result<Option<Summary>, IngestError> {
         let shutdown = Shutdown::new();
         let tasks = Tasks::new(shutdown.clone());
@@ -316,6 +318,7 @@ impl<'s> Session<'s> {
             assignments: Arc::clone(assignments),
             sources: self.sources.clone(),
             floors: Arc::clone(&self.floors),
+            trouble: Arc::clone(&self.trouble),
             shutdown: tasks.shutdown().clone(),
         };
         let reader = LogReader::new(kafka)?;
@@ -399,9 +402,11 @@ impl<'s> Session<'s> {
             self.wait_for_topic(&source.topic, &reader).await?;
         }
         while !shutdown.is_requested() {
-            match self.database.ping().await {
-                Ok(()) => self.readiness.ready(),
-                Err(error) => self.readiness.not_ready(&error.to_string()),
+            let trouble = self.trouble.lock().clone();
+            match (self.database.ping().await, trouble) {
+                (Err(error), _) => self.readiness.not_ready(&error.to_string()),
+                (Ok(()), Some(trouble)) => self.readiness.not_ready(&trouble),
+                (Ok(()), None) => self.readiness.ready(),
             }
             sleep(Duration::from_secs(1)).await;
         }
@@ -422,13 +427,14 @@ impl<'s> Session<'s> {
                     IngestError::Task(Failure::unexpected("looking for a topic panicked"))
                 })?;
             match found {
-                Ok(_) if is_told => {
-                    observe::topic_found(topic);
-                    if is_compacted(&self.settings.kafka, topic).await? {
-                        return Err(IngestError::Compacted(topic.to_string()));
+                Ok(_) if is_told => match is_compacted(&self.settings.kafka, topic).await {
+                    Ok(false) => {
+                        observe::topic_found(topic);
+                        return Ok(());
                     }
-                    return Ok(());
-                }
+                    Ok(true) => return Err(IngestError::Compacted(topic.to_string())),
+                    Err(error) => observe::log_away(&error),
+                },
                 Ok(_) => return Ok(()),
                 Err(LogError::NoTopic(_)) if !is_told => {
                     is_told = true;
@@ -461,9 +467,9 @@ impl<'s> Session<'s> {
                     return Err(IngestError::Stopped { topic, partition });
                 }
                 let is_folded = |(partition, end): (&i32, &Offset)| {
-                    let here = positions
-                        .iter()
-                        .find(|position| position.partition == *partition);
+                    let here = positions.iter().find(|position| {
+                        *position.topic == *source.topic && position.partition == *partition
+                    });
                     here.is_some_and(|here| here.position.is_some_and(|at| at >= *end))
                 };
                 if ends.iter().all(is_folded) {
