@@ -12,6 +12,7 @@ mod proxy;
 mod reader;
 mod servers;
 mod store_read;
+mod store_write;
 mod verify;
 
 use crate::harness::runner::Test;
@@ -32,6 +33,7 @@ pub(crate) fn all() -> Vec<Test> {
         proxy::TESTS,
         servers::TESTS,
         store_read::TESTS,
+        &store_write::tests(),
     ]
     .concat()
 }

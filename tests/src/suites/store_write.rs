@@ -1,0 +1,415 @@
+//! The write side of the store: batches, ids, fences, and what Postgres itself refuses.
+
+mod fixture;
+mod guards;
+mod owners;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::thread;
+
+use domain::price::PriceBook;
+use store::batch::ResolvePart;
+use store::{CommitError, Resolved};
+
+use crate::harness::database::RUNTIME;
+use crate::harness::postgres::Postgres;
+use crate::harness::proxy::{Lost, Proxy};
+use crate::harness::runner::Test;
+use crate::test;
+use fixture::{MORNING, Request, World, requests};
+
+const DAY: i64 = 24 * 60 * 60 * 1000;
+
+/// Returns this suite's tests.
+pub(super) fn tests() -> Vec<Test> {
+    [TESTS, guards::TESTS, owners::TESTS].concat()
+}
+
+const TESTS: &[Test] = &[
+    test!(a_batch_is_stored_as_it_was_folded),
+    test!(amounts_arrive_to_the_last_digit),
+    test!(an_id_counts_once_within_and_across_batches,),
+    test!(two_writers_with_the_same_ids_count_each_once, "D6", "D8"),
+    test!(a_lost_answer_to_commit_is_read_back),
+    test!(a_broken_connection_writes_nothing_and_is_replaced),
+    test!(rows_find_their_partitions, "D9"),
+];
+
+fn a_batch_is_stored_as_it_was_folded() {
+    let world = World::new();
+    let mut writer = world.writer();
+    let (mut one, mut two) = (world.claim(0, &writer), world.claim(1, &writer));
+    let first = [
+        Request::of("a").by("alpha"),
+        Request::of("b").by("alpha"),
+        Request::of("c").by("beta").at(MORNING + DAY),
+    ];
+    let second = [Request::of("d").by("alpha")];
+    let parts = &mut [(&mut one, &first[..]), (&mut two, &second[..])];
+    let committed = world.commit(&mut writer.0, parts).unwrap();
+    assert_eq!(committed.counts[0].accepted, 3, "three accepted");
+    let found = world.sql.rows(
+        "select p.chain, p.part, s.app, p.quarter at time zone 'UTC', p.requests,
+             p.input_uncached_tokens, p.amount = p.input_uncached_tokens * r.input_uncached_tokens,
+             r.priced_model
+         from posting p join series s on s.key = p.series join rate_set r on r.key = p.rate_set
+         order by 1, 3",
+    );
+    let (a, b) = (one.id().to_string(), two.id().to_string());
+    let expected = [
+        [
+            a.as_str(),
+            "1",
+            "alpha",
+            "2027-03-01 10:00:00",
+            "2",
+            "20",
+            "t",
+            "gpt-4o",
+        ],
+        [
+            a.as_str(),
+            "1",
+            "beta",
+            "2027-03-02 10:00:00",
+            "1",
+            "10",
+            "t",
+            "gpt-4o",
+        ],
+        [
+            b.as_str(),
+            "1",
+            "alpha",
+            "2027-03-01 10:00:00",
+            "1",
+            "10",
+            "t",
+            "gpt-4o",
+        ],
+    ];
+    let found: Vec<Vec<&str>> = found
+        .iter()
+        .map(|row| row.iter().flatten().map(String::as_str).collect())
+        .collect();
+    assert_eq!(found, expected, "the journal");
+    for (index, chain) in [&one, &two].into_iter().enumerate() {
+        let stored = world.sql.rows(&format!(
+            "select encode(p.hash, 'hex'), p.batch, s.position, s.part, s.part_end, p.records
+             from part p join source_position s on s.chain = p.chain and s.part = p.number
+             where p.chain = {}",
+            chain.id()
+        ));
+        let (part, hash) = committed.heads[index];
+        let end = chain.position().to_string();
+        let expected = [
+            hash.to_string(),
+            committed.batch.to_string(),
+            end.clone(),
+            part.number.0.to_string(),
+            end,
+            committed.counts[index].records.to_string(),
+        ];
+        let stored: Vec<String> = stored[0].iter().flatten().cloned().collect();
+        assert_eq!(stored, expected, "the part of {}", chain.id());
+    }
+    // What is known to be stored is not sent again, and the chain goes on.
+    let more = [Request::of("e").by("alpha")];
+    world
+        .commit(&mut writer.0, &mut [(&mut one, &more)])
+        .unwrap();
+    let links = "select count(*) from part p join part q on q.chain = p.chain
+         and q.number = p.number + 1 and q.previous_hash = p.hash";
+    assert_eq!(
+        world.sql.number(links),
+        1,
+        "the second part names the first"
+    );
+    assert_eq!(
+        world.sql.number("select count(*) from series"),
+        2,
+        "two series"
+    );
+    assert_eq!(world.requests(), 5, "five requests");
+}
+
+/// A rate travels as text, an amount of one token as binary: both must be the same number.
+fn amounts_arrive_to_the_last_digit() {
+    let mut state: u128 = 0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C834;
+    let mut rates: Vec<String> = (0..=18)
+        .map(|zeros| format!("0.{}1", "0".repeat(zeros.min(17))))
+        .collect();
+    rates.extend((0..20).map(|zeros| format!("1{}", "0".repeat(zeros))));
+    rates.push(format!("{}.{}", "9".repeat(20), "9".repeat(18)));
+    rates.push("0".to_owned());
+    for digits in 0..400_u32 {
+        state = state.wrapping_mul(0xDA94_2042_E4DD_58B5).wrapping_add(1);
+        let units = (state >> 3) % 10_u128.pow(1 + digits % 38);
+        let one = 10_u128.pow(18);
+        rates.push(format!("{}.{:018}", units / one, units % one));
+    }
+    let lines: Vec<String> = rates
+        .iter()
+        .enumerate()
+        .map(|(index, rate)| format!("openai,m{index},input_uncached_tokens,0,{rate},test"))
+        .collect();
+    let header = "provider,model,meter,above_input_tokens,usd_per_unit,source";
+    let text = format!("{header}\n{}\n", lines.join("\n"));
+    let book = PriceBook::shipped().with_file("rates.csv", &text).unwrap();
+    let sql = Postgres::shared().empty_database("amounts");
+    RUNTIME.block_on(store::migrate(sql.url())).unwrap();
+    let url = sql.url().to_owned();
+    let world = World::at(sql, &url, book);
+    let mut writer = world.writer();
+    let mut chain = world.claim(0, &writer);
+    let sent: Vec<Request> = (0..rates.len())
+        .map(|index| Request {
+            model: format!("m{index}"),
+            tokens: 1,
+            ..Request::of(&index.to_string())
+        })
+        .collect();
+    world
+        .commit(&mut writer.0, &mut [(&mut chain, &sent)])
+        .unwrap();
+    let differing = world.sql.rows(
+        "select r.input_uncached_tokens::text, p.amount::text
+         from posting p join rate_set r on r.key = p.rate_set
+         where p.amount::text is distinct from r.input_uncached_tokens::text",
+    );
+    assert!(differing.is_empty(), "amounts that differ: {differing:?}");
+    let stored = world.sql.number("select count(*) from posting");
+    assert_eq!(
+        usize::try_from(stored).unwrap(),
+        rates.len(),
+        "each model's posting"
+    );
+}
+
+fn an_id_counts_once_within_and_across_batches() {
+    let world = World::new();
+    let mut writer = world.writer();
+    let (mut one, mut two) = (world.claim(0, &writer), world.claim(1, &writer));
+    let twice = [requests(0, 3), requests(1, 1)].concat();
+    let counts = world.commit(
+        &mut writer.0,
+        &mut [(&mut one, &twice), (&mut two, &requests(2, 2))],
+    );
+    let counts = counts.unwrap().counts;
+    assert_eq!(
+        (counts[0].accepted, counts[0].duplicates),
+        (3, 1),
+        "repeated in the part"
+    );
+    assert_eq!(
+        (counts[1].accepted, counts[1].duplicates),
+        (1, 1),
+        "repeated in another part"
+    );
+    // By COPY and back, then row by row, since a repeat was just met.
+    for round in 0..3 {
+        let again = [requests(0, 4), requests(10 + round, 1)].concat();
+        let counts = world
+            .commit(&mut writer.0, &mut [(&mut two, &again)])
+            .unwrap()
+            .counts;
+        assert_eq!(
+            (counts[0].accepted, counts[0].duplicates),
+            (1, 4),
+            "round {round}"
+        );
+    }
+    assert_eq!(world.requests(), 7, "each id once");
+    assert_eq!(
+        world.sql.number("select count(*) from event_seen"),
+        7,
+        "each id taken"
+    );
+    let astray = world.sql.number(
+        "select count(*) from duplicate d where not exists (
+             select from event_seen e where e.identity = d.identity
+                 and e.chain = d.first_chain and e.part = d.first_part)",
+    );
+    assert_eq!(astray, 0, "each duplicate names the part that counted it");
+    let counted = world.sql.number("select sum(duplicates)::bigint from part");
+    assert_eq!(
+        world.sql.number("select count(*) from duplicate"),
+        counted,
+        "each is kept"
+    );
+}
+
+fn two_writers_with_the_same_ids_count_each_once() {
+    const BATCHES: usize = 12;
+    const SIZE: usize = 300;
+    let world = Arc::new(World::new());
+    let accepted = AtomicI64::new(0);
+    thread::scope(|scope| {
+        for partition in 0..3 {
+            let (world, accepted) = (&world, &accepted);
+            scope.spawn(move || {
+                let mut writer = world.writer();
+                let mut chain = world.claim(partition, &writer);
+                for batch in 0..BATCHES {
+                    // The same ids in other batches and other orders, so that they meet.
+                    let shift = usize::try_from(partition).unwrap() * SIZE / 3;
+                    let mut sent = requests(batch * SIZE + shift, SIZE);
+                    if partition == 1 {
+                        sent.reverse();
+                    }
+                    let committed = world.commit(&mut writer.0, &mut [(&mut chain, &sent)]);
+                    let counts = committed.unwrap().counts[0];
+                    let count = i64::try_from(counts.accepted).unwrap();
+                    accepted.fetch_add(count, Ordering::SeqCst);
+                }
+            });
+        }
+    });
+    let ids = i64::try_from(BATCHES * SIZE + 2 * (SIZE / 3)).unwrap();
+    assert_eq!(accepted.load(Ordering::SeqCst), ids, "accepted by all");
+    assert_eq!(world.requests(), ids, "posted");
+    assert_eq!(
+        world.sql.number("select count(*) from event_seen"),
+        ids,
+        "taken"
+    );
+}
+
+fn a_lost_answer_to_commit_is_read_back() {
+    let cases = [
+        (Lost::AfterApplied, Resolved::Applied, 2),
+        (Lost::BeforeApplied, Resolved::NotApplied, 1),
+    ];
+    for (lost, expected, requests_after) in cases {
+        let sql = Postgres::shared().empty_database("lost_commit");
+        RUNTIME.block_on(store::migrate(sql.url())).unwrap();
+        let proxy = Proxy::start(Postgres::shared().port());
+        let url = proxy.url(sql.url());
+        let world = World::at(sql, &url, PriceBook::shipped());
+        let mut writer = world.writer();
+        let mut chain = world.claim(0, &writer);
+        world
+            .commit(&mut writer.0, &mut [(&mut chain, &requests(0, 1))])
+            .unwrap();
+        let former = writer.0.backend();
+
+        proxy.lose_commit(lost, "copy posting");
+        let batch = world.batch(&[(&chain, &requests(1, 1))]);
+        let part = ResolvePart {
+            chain: chain.claim.chain,
+            epoch: chain.claim.epoch,
+            expected: chain.claim.position,
+            to: batch.parts[0].to,
+        };
+        let outcome = RUNTIME.block_on(writer.0.commit(batch));
+        assert!(
+            matches!(outcome, Err(CommitError::Unknown(_))),
+            "{lost:?}: {outcome:?}"
+        );
+        let resolved = RUNTIME.block_on(writer.0.resolve(&[part])).unwrap();
+        assert_eq!(resolved, expected, "{lost:?}");
+        assert_ne!(writer.0.backend(), former, "{lost:?}: a new connection");
+        assert_eq!(world.requests(), requests_after, "{lost:?}");
+
+        // Somebody else's claim in between is seen too.
+        let other = world.writer();
+        world.claim(0, &other);
+        let resolved = RUNTIME.block_on(writer.0.resolve(&[part])).unwrap();
+        assert_eq!(resolved, Resolved::Lost, "{lost:?}: claimed by another");
+    }
+}
+
+fn a_broken_connection_writes_nothing_and_is_replaced() {
+    let world = World::new();
+    let mut writer = world.writer();
+    let mut chain = world.claim(0, &writer);
+    world
+        .commit(&mut writer.0, &mut [(&mut chain, &requests(0, 1))])
+        .unwrap();
+    let pid = writer.0.backend().pid;
+    world
+        .sql
+        .run(&format!("select pg_terminate_backend({pid})"));
+    let outcome = world.commit(&mut writer.0, &mut [(&mut chain, &requests(1, 1))]);
+    match outcome {
+        Err(CommitError::Failed(error)) => assert!(error.is_transient(), "{error:?}"),
+        other => panic!("a terminated backend: {other:?}"),
+    }
+    assert_eq!(world.requests(), 1, "nothing was written");
+    world
+        .commit(&mut writer.0, &mut [(&mut chain, &requests(1, 1))])
+        .unwrap();
+    assert_eq!(world.requests(), 2, "written on a new connection");
+    let stored = world.sql.number("select owner_pid from source_position");
+    assert_eq!(
+        stored,
+        i64::from(writer.0.backend().pid),
+        "the new backend is known"
+    );
+}
+
+fn rows_find_their_partitions() {
+    let world = World::new();
+    let mut writer = world.writer();
+    let mut chain = world.claim(0, &writer);
+    // 2027-03-01 10:00, and the last and the first millisecond around midnight and month's end.
+    let midnight = MORNING - 10 * 60 * 60 * 1000;
+    let sent = [
+        Request::of("a"),
+        Request::of("b").at(midnight - 1),
+        Request::of("c").at(midnight),
+        Request::of("d").at(midnight + DAY - 1),
+    ];
+    world
+        .commit(&mut writer.0, &mut [(&mut chain, &sent)])
+        .unwrap();
+    let partitions = |table: &str| -> Vec<String> {
+        let sql = format!(
+            "select tableoid::regclass || ' ' || count(*) from {table} group by tableoid order by 1"
+        );
+        world
+            .sql
+            .rows(&sql)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .collect()
+    };
+    assert_eq!(
+        partitions("posting"),
+        ["posting_202702 1", "posting_202703 3"],
+        "by month"
+    );
+    let days = ["event_seen_20270228 1", "event_seen_20270301 3"];
+    assert_eq!(partitions("event_seen"), days, "by day");
+    for next in ["posting_202704", "event_seen_20270302"] {
+        let sql = format!("select (to_regclass('{next}') is not null)::int");
+        assert_eq!(world.sql.number(&sql), 1, "{next} is made ahead");
+    }
+
+    // A reader in the way: the rows are not held up.
+    let mut reader = world.sql.session();
+    reader.run("begin; select count(*) from posting; select count(*) from event_seen");
+    let later = [Request::of("e").at(MORNING + 200 * DAY)];
+    world
+        .commit(&mut writer.0, &mut [(&mut chain, &later)])
+        .unwrap();
+    assert_eq!(partitions("posting_other"), ["posting_other 1"], "caught");
+    reader.run("commit");
+
+    // Days below the floor go, and only those.
+    let floor = domain::time::UnixMs::new(midnight + DAY).unwrap();
+    let work = async {
+        store::watermark::advance(&world.ingest, world.source, floor, 0).await?;
+        store::partitions::drop_old(&world.ingest).await
+    };
+    assert_eq!(
+        RUNTIME.block_on(work).unwrap(),
+        1,
+        "all but a day below the floor"
+    );
+    let left = ["event_seen_20270301 3", "event_seen_other 1"];
+    assert_eq!(partitions("event_seen"), left, "the rest stays");
+    assert_eq!(world.requests(), 5, "postings stay");
+}
