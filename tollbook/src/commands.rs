@@ -39,37 +39,32 @@ const QUIET: Filters = Filters {
 /// Runs a command to its end.
 pub(crate) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
     let environment = Environment::of_process();
-    match &arguments.command {
-        Command::Completions { shell } => return completions::run(*shell),
-        Command::Demo(arguments) => {
-            let _telemetry = start_log(&environment, QUIET)?;
-            demo::run(arguments).await?;
-            return Ok(Exit::Ok);
+    let begin = |filters| {
+        let settings = Settings::load(&arguments.settings, &environment)?;
+        start_log(&environment, filters).map(|log| (settings, log))
+    };
+    let quiet = || begin(QUIET).map(|(settings, _log)| settings);
+    match arguments.command {
+        Command::Ingest(arguments) => {
+            let (settings, log) = begin(LOG)?;
+            ingest::run(&settings, &arguments, log).await
         }
+        Command::Migrate => migrate::run(&quiet()?).await,
+        Command::Report(command) => report::run(&quiet()?, command).await,
+        Command::Rejected(command) => rejected::run(&quiet()?, command).await,
+        Command::Verify => verify::run(&quiet()?).await,
+        Command::Gaps(command) => gaps::run(&quiet()?, command).await,
+        Command::Prices(command) => prices::run(&quiet()?, command).await,
+        Command::Doctor => doctor::run(&quiet()?).await,
         Command::Config {
             command: Some(ConfigCommand::Schema),
-        } => return config::schema(),
-        _ => {}
-    }
-    let settings = Settings::load(&arguments.settings, &environment)?;
-    let filters = if matches!(arguments.command, Command::Ingest(_)) {
-        LOG
-    } else {
-        QUIET
-    };
-    let telemetry = start_log(&environment, filters)?;
-    match arguments.command {
-        Command::Doctor => doctor::run(&settings).await,
-        Command::Ingest(arguments) => ingest::run(&settings, &arguments, telemetry).await,
-        Command::Report(command) => report::run(&settings, command).await,
-        Command::Rejected(command) => rejected::run(&settings, command).await,
-        Command::Migrate => migrate::run(&settings).await,
-        Command::Verify => verify::run(&settings).await,
-        Command::Gaps(command) => gaps::run(&settings, command).await,
-        Command::Prices(command) => prices::run(&settings, command).await,
-        Command::Config { command } => config::run(&settings, command),
+        } => config::schema(),
+        Command::Config { command } => config::run(&quiet()?, command),
+        Command::Demo(arguments) => {
+            let _log = start_log(&environment, QUIET)?;
+            demo::run(&arguments).await.map(|()| Exit::Ok)
+        }
         Command::Completions { shell } => completions::run(shell),
-        Command::Demo(arguments) => demo::run(&arguments).await.map(|()| Exit::Ok),
     }
 }
 

@@ -32,7 +32,10 @@ pub(crate) fn of_store(error: &StoreError, url: &str, place: &str) -> Failure {
         | StoreError::Forbidden(_)
         | StoreError::NothingInForce => format!("; database.url is {url}, from {place}"),
     };
-    Failure::new(exit_of_store(error), mask(&format!("{error}{cause}{place}")))
+    Failure::new(
+        exit_of_store(error),
+        mask(&format!("{error}{cause}{place}")),
+    )
 }
 
 fn exit_of_store(error: &StoreError) -> Exit {
@@ -57,7 +60,9 @@ fn innermost(error: &dyn Error) -> Option<String> {
     }
     let text = cause.to_string();
     // sqlx adds the line of Postgres's own source that raised the error.
-    let said = text.rsplit_once(" at line ").filter(|(_, line)| line.parse::<u32>().is_ok());
+    let said = text
+        .rsplit_once(" at line ")
+        .filter(|(_, line)| line.parse::<u32>().is_ok());
     Some(said.map_or(text.as_str(), |(said, _)| said).to_owned())
 }
 

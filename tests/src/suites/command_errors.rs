@@ -19,6 +19,7 @@ use crate::harness::kafka::Kafka;
 use crate::harness::postgres::Postgres;
 use crate::harness::product::{COMMAND, executable, source};
 use crate::harness::runner::Test;
+use crate::harness::topic::Record;
 use crate::harness::wait;
 use crate::harness::world::World;
 use crate::test;
@@ -32,6 +33,7 @@ pub(super) const TESTS: &[Test] = &[
     test!(an_absent_dependency_is_one_line_with_place_and_cure),
     test!(a_schema_of_another_version_is_one_line_with_its_cure),
     test!(a_missing_topic_is_waited_for_and_found_within_two_seconds),
+    test!(a_panic_is_one_line_and_ends_the_process, "P12"),
     test!(a_reader_that_goes_away_ends_a_command_quietly),
     test!(the_doctor_names_what_to_mend),
 ];
@@ -402,6 +404,33 @@ fn get(address: &str, path: &str) -> String {
         stream.read_to_string(&mut answer).unwrap();
     }
     answer
+}
+
+fn a_panic_is_one_line_and_ends_the_process() {
+    let world = World::new("panic");
+    let topic = world.topic(1);
+    topic.send([Record::text(0, "{}")]);
+    let group = format!("tollbook-ingest-{}", topic.name());
+    let variables = [
+        ("FAILPOINTS", "claim::before_update=panic"),
+        ("TOLLBOOK_KAFKA_GROUP", &group),
+        ("RUST_BACKTRACE", "0"),
+    ];
+    let file = with(
+        world.database.url(),
+        &world.kafka.brokers(),
+        &source(topic.name()),
+    );
+    for arguments in [SERVE, CATCH_UP] {
+        let ran = run(&file, &variables, arguments);
+        assert_eq!(ran.exit, 1, "{}", ran.stderr);
+        let said = ran
+            .stderr
+            .lines()
+            .filter(|line| line.contains("a defect in the program stopped it"));
+        assert_eq!(said.count(), 1, "one line tells it\n{}", ran.stderr);
+        assert!(!ran.stderr.contains("panicked"), "{}", ran.stderr);
+    }
 }
 
 fn a_reader_that_goes_away_ends_a_command_quietly() {

@@ -64,16 +64,11 @@ fn examine_server(examination: &mut Examination, server: &Server) {
     } else {
         examination.ok(&what, &format!("version {}", server.version));
     }
-    for (name, is_on) in [
-        ("fsync", server.fsync),
-        ("full_page_writes", server.full_page_writes),
-    ] {
-        if !is_on {
-            let found = format!(
-                "{name} is off: a crash of its machine may lose or spoil the ledger; set {name} = on"
-            );
-            examination.warn(&what, &found);
-        }
+    for name in &server.durability_off {
+        let found = format!(
+            "{name} is off: a crash of its machine may lose or spoil the ledger; set {name} = on"
+        );
+        examination.warn(&what, &found);
     }
     if !server.is_encrypted && !server.is_local {
         examination.warn(
