@@ -10,6 +10,7 @@
 # not set, a server of its own is started for the while.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. scripts/env.sh
 
 mode="${1:-write}"
 case "$mode" in
@@ -71,8 +72,14 @@ done
 # of content the time stamp is what cargo looks at.
 fresh="$scratch/queries"
 mkdir "$fresh"
+# The stamp is put back, so that nothing else is built again for this; and the whole workspace is
+# checked, since a single package has other features and so builds all that it depends on again.
+touch -r crates/store/src/lib.rs "$scratch/stamp"
 touch crates/store/src/lib.rs
-SQLX_OFFLINE=false SQLX_OFFLINE_DIR="$fresh" DATABASE_URL="$url" cargo check --quiet --package store --lib
+SQLX_OFFLINE=false SQLX_OFFLINE_DIR="$fresh" DATABASE_URL="$url" \
+    cargo check --locked --quiet --workspace --lib || status=$?
+touch -r "$scratch/stamp" crates/store/src/lib.rs
+[ "${status:-0}" = 0 ] || exit "$status"
 
 count="$(find "$fresh" -name 'query-*.json' | wc -l)"
 if [ "$count" = 0 ]; then
