@@ -130,5 +130,7 @@ pub fn write(report: &CostReport, out: &mut dyn Write) -> Result<(), ReportError
         Output::Table => view::write_table(report, out),
         Output::Json => view::write_json(report, out),
         Output::Csv => view::write_csv(report, out),
-    }
+    }?;
+    // A buffer that is dropped would swallow the error of its last write.
+    Ok(out.flush()?)
 }

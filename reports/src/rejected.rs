@@ -72,6 +72,16 @@ pub struct ShowArgs {
 /// [`ReportError::Usage`] and [`ReportError::Calendar`] where what was asked cannot be listed,
 /// [`ReportError::Store`] as its kind says, [`ReportError::Write`].
 pub async fn list(db: &Database, args: &ListArgs, out: &mut dyn Write) -> Result<(), ReportError> {
+    write_page(db, args, out).await?;
+    // A buffer that is dropped would swallow the error of its last write.
+    Ok(out.flush()?)
+}
+
+async fn write_page(
+    db: &Database,
+    args: &ListArgs,
+    out: &mut dyn Write,
+) -> Result<(), ReportError> {
     if args.limit == 0 || args.limit > store::rejected::PAGE_MAX {
         let max = store::rejected::PAGE_MAX;
         return Err(ReportError::Usage(format!(
@@ -108,6 +118,16 @@ pub async fn list(db: &Database, args: &ListArgs, out: &mut dyn Write) -> Result
 /// [`ReportError::Usage`] where nothing at that place was rejected, [`ReportError::Store`] as its
 /// kind says, [`ReportError::Write`].
 pub async fn show(db: &Database, args: &ShowArgs, out: &mut dyn Write) -> Result<(), ReportError> {
+    write_events(db, args, out).await?;
+    // A buffer that is dropped would swallow the error of its last write.
+    Ok(out.flush()?)
+}
+
+async fn write_events(
+    db: &Database,
+    args: &ShowArgs,
+    out: &mut dyn Write,
+) -> Result<(), ReportError> {
     if args.output == Output::Csv {
         return Err(ReportError::Usage(
             "payloads do not fit into CSV; use --output table or json".to_owned(),

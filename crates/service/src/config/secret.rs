@@ -11,13 +11,30 @@ pub fn mask(text: &str) -> String {
     while let Some((before, after)) = rest.split_once("://") {
         masked.push_str(before);
         masked.push_str("://");
-        let end = after.find(|c: char| c.is_whitespace() || "\"'`<>,;".contains(c));
-        let (url, beyond) = after.split_at(end.unwrap_or(after.len()));
+        let (url, beyond) = after.split_at(url_end(after));
         masked.push_str(&mask_parameters(&mask_authority(url)));
         rest = beyond;
     }
     masked.push_str(rest);
     masked
+}
+
+/// Returns where a URL ends whose scheme was cut off: at white space, a quote, or the next URL. Marks
+/// of punctuation end it only behind its last `@`, since a password may hold them.
+fn url_end(after: &str) -> usize {
+    let is_end = |c: char| c.is_whitespace() || "\"`".contains(c);
+    let word = after.split(is_end).next().unwrap_or_default();
+    let is_scheme = |c: char| c.is_ascii_alphanumeric() || "+-.".contains(c);
+    let before_next = word.split("://").next().unwrap_or_default();
+    let token = if before_next.len() < word.len() {
+        before_next.trim_end_matches(is_scheme)
+    } else {
+        word
+    };
+    let host = token.rfind('@').unwrap_or(0);
+    let behind = token.get(host..).unwrap_or_default();
+    let mark = behind.find(|c: char| "'<>,;".contains(c));
+    mark.map_or(token.len(), |mark| host.saturating_add(mark))
 }
 
 /// Hides what stands between the first colon and the last `@`; without one, nothing.
@@ -101,6 +118,12 @@ mod tests {
                 "two a://b:c@d and e://f:g@h",
                 "two a://b:***@d and e://f:***@h",
             ),
+            (
+                "postgres://ann:se,cr;e'<t>@host/db, from FILE",
+                "postgres://ann:***@host/db, from FILE",
+            ),
+            ("a://b:c@d,e://f:g@h", "a://b:***@d,e://f:***@h"),
+            ("<a://b:c@d>", "<a://b:***@d>"),
             ("no url: none", "no url: none"),
         ];
         for (text, masked) in cases {
