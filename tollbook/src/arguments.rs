@@ -167,7 +167,7 @@ pub(crate) enum RejectedCommand {
     #[command(after_help = "\
 Examples:
   tollbook rejected list --since 2026-11-20
-  tollbook rejected list --reason not-json --output csv")]
+  tollbook rejected list --reason not_json --output csv")]
     List(RejectedListArguments),
     /// Shows one record's rejected events with their payloads.
     #[command(after_help = "Examples:\n  tollbook rejected show usage.envoy/3/1042")]
