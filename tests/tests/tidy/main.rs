@@ -66,7 +66,7 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
             .extension()
             .map(|text| text.to_string_lossy().into_owned());
         let ours = extension.is_some_and(|extension| EXTENSIONS.contains(&extension.as_str()));
-        if ours || name == "Makefile" || folder.ends_with(".ci") {
+        if ours || name == "Makefile" || folder.file_name().is_some_and(|folder| folder == ".ci") {
             files.push(path);
         }
     }
@@ -101,7 +101,7 @@ fn holds_word(text: &str, word: &str) -> bool {
             .and_then(|text| text.chars().next());
         let opens = word.chars().next().is_some_and(is_part);
         let closes = word.chars().next_back().is_some_and(is_part);
-        !(opens && before.is_some_and(is_part)) && !(closes && after.is_some_and(is_part))
+        !((opens && before.is_some_and(is_part)) || (closes && after.is_some_and(is_part)))
     })
 }
 
