@@ -4,12 +4,14 @@
 //! Deliberately absent: dropping postings; nothing here ever does.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use chrono::{DateTime, Datelike, Days, Months, NaiveDate, Utc};
 use domain::event::Identity;
 use domain::fold::BatchFold;
 use domain::time::{DAY_MS, Quarter, UnixMs};
 use sqlx::PgConnection;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::connect::Database;
@@ -20,14 +22,19 @@ use crate::error::StoreError;
 const MADE_PER_BATCH_MAX: usize = 48;
 
 /// How long a partition may wait for a reader to let go of the default partition. Whatever cannot
-/// be made now is tried again with the next batch.
+/// be made now is tried again later.
 const LOCK_TIMEOUT: &str = "set local lock_timeout = '500ms'";
+
+/// How long nothing is made after a reader was in the way, so that a report of minutes does not slow
+/// every batch down by the time-out.
+const PAUSE: Duration = Duration::from_secs(30);
 
 /// The partitions that are known to exist.
 #[derive(Debug, Default)]
 pub(crate) struct Known {
     days: HashSet<NaiveDate>,
     months: HashSet<NaiveDate>,
+    not_before: Option<Instant>,
 }
 
 impl Known {
@@ -48,15 +55,26 @@ impl Known {
         let months = with_next(touched_months, &self.months, |date| {
             date.checked_add_months(Months::new(1))
         });
+        if self
+            .not_before
+            .is_some_and(|instant| Instant::now() < instant)
+        {
+            return Ok(());
+        }
+        self.not_before = None;
         for day in days {
-            if is_made(ensure_day(connection, day).await)? {
-                self.days.insert(day);
+            if !is_made(ensure_day(connection, day).await)? {
+                self.not_before = Some(Instant::now() + PAUSE);
+                return Ok(());
             }
+            self.days.insert(day);
         }
         for month in months {
-            if is_made(ensure_month(connection, month).await)? {
-                self.months.insert(month);
+            if !is_made(ensure_month(connection, month).await)? {
+                self.not_before = Some(Instant::now() + PAUSE);
+                return Ok(());
             }
+            self.months.insert(month);
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! The write side of the store: batches, ids, fences, and what Postgres itself refuses.
 
 mod fixture;
+mod gaps;
 mod guards;
 mod owners;
 
@@ -23,7 +24,7 @@ const DAY: i64 = 24 * 60 * 60 * 1000;
 
 /// Returns this suite's tests.
 pub(super) fn tests() -> Vec<Test> {
-    [TESTS, guards::TESTS, owners::TESTS].concat()
+    [TESTS, gaps::TESTS, guards::TESTS, owners::TESTS].concat()
 }
 
 const TESTS: &[Test] = &[
@@ -40,79 +41,43 @@ fn a_batch_is_stored_as_it_was_folded() {
     let world = World::new();
     let mut writer = world.writer();
     let (mut one, mut two) = (world.claim(0, &writer), world.claim(1, &writer));
+    let later = Request::of("c").by("beta").at(MORNING + DAY);
     let first = [
         Request::of("a").by("alpha"),
         Request::of("b").by("alpha"),
-        Request::of("c").by("beta").at(MORNING + DAY),
+        later,
     ];
     let second = [Request::of("d").by("alpha")];
     let parts = &mut [(&mut one, &first[..]), (&mut two, &second[..])];
     let committed = world.commit(&mut writer.0, parts).unwrap();
     assert_eq!(committed.counts[0].accepted, 3, "three accepted");
-    let found = world.sql.rows(
-        "select p.chain, p.part, s.app, p.quarter at time zone 'UTC', p.requests,
-             p.input_uncached_tokens, p.amount = p.input_uncached_tokens * r.input_uncached_tokens,
-             r.priced_model
-         from posting p join series s on s.key = p.series join rate_set r on r.key = p.rate_set
-         order by 1, 3",
-    );
-    let (a, b) = (one.id().to_string(), two.id().to_string());
+    let (a, b) = (one.id(), two.id());
     let expected = [
-        [
-            a.as_str(),
-            "1",
-            "alpha",
-            "2027-03-01 10:00:00",
-            "2",
-            "20",
-            "t",
-            "gpt-4o",
-        ],
-        [
-            a.as_str(),
-            "1",
-            "beta",
-            "2027-03-02 10:00:00",
-            "1",
-            "10",
-            "t",
-            "gpt-4o",
-        ],
-        [
-            b.as_str(),
-            "1",
-            "alpha",
-            "2027-03-01 10:00:00",
-            "1",
-            "10",
-            "t",
-            "gpt-4o",
-        ],
+        format!("{a} 1 alpha 2027-03-01 10:00:00 2 20 t gpt-4o"),
+        format!("{a} 1 beta 2027-03-02 10:00:00 1 10 t gpt-4o"),
+        format!("{b} 1 alpha 2027-03-01 10:00:00 1 10 t gpt-4o"),
     ];
-    let found: Vec<Vec<&str>> = found
-        .iter()
-        .map(|row| row.iter().flatten().map(String::as_str).collect())
-        .collect();
-    assert_eq!(found, expected, "the journal");
+    assert_eq!(journal(&world), expected, "the journal");
     for (index, chain) in [&one, &two].into_iter().enumerate() {
-        let stored = world.sql.rows(&format!(
-            "select encode(p.hash, 'hex'), p.batch, s.position, s.part, s.part_end, p.records
+        let (part, hash) = committed.heads[index];
+        let (end, records) = (chain.position(), committed.counts[index].records);
+        let expected = format!(
+            "{hash} {} {end} {} {end} {records}",
+            committed.batch, part.number.0
+        );
+        let stored = format!(
+            "select concat_ws(' ', encode(p.hash, 'hex'), p.batch, s.position, s.part, s.part_end,
+                 p.records)
              from part p join source_position s on s.chain = p.chain and s.part = p.number
              where p.chain = {}",
             chain.id()
-        ));
-        let (part, hash) = committed.heads[index];
-        let end = chain.position().to_string();
-        let expected = [
-            hash.to_string(),
-            committed.batch.to_string(),
-            end.clone(),
-            part.number.0.to_string(),
-            end,
-            committed.counts[index].records.to_string(),
-        ];
-        let stored: Vec<String> = stored[0].iter().flatten().cloned().collect();
-        assert_eq!(stored, expected, "the part of {}", chain.id());
+        );
+        assert_eq!(
+            world.sql.value(&stored),
+            expected,
+            "the part of {}",
+            chain.id()
+        );
     }
     // What is known to be stored is not sent again, and the chain goes on.
     let more = [Request::of("e").by("alpha")];
@@ -132,6 +97,19 @@ fn a_batch_is_stored_as_it_was_folded() {
         "two series"
     );
     assert_eq!(world.requests(), 5, "five requests");
+}
+
+/// Returns each posting: chain, part, app, quarter, requests, tokens, whether the amount is the
+/// tokens times the rate, model.
+fn journal(world: &World) -> Vec<String> {
+    let rows = world.sql.rows(
+        "select concat_ws(' ', p.chain, p.part, s.app, p.quarter at time zone 'UTC', p.requests,
+             p.input_uncached_tokens, p.amount = p.input_uncached_tokens * r.input_uncached_tokens,
+             r.priced_model)
+         from posting p join series s on s.key = p.series join rate_set r on r.key = p.rate_set
+         order by p.chain, s.app",
+    );
+    rows.into_iter().flatten().flatten().collect()
 }
 
 /// A rate travels as text, an amount of one token as binary: both must be the same number.

@@ -1,4 +1,4 @@
-//! Who may fold a chain: fences, claims, gaps, and what is in force.
+//! Who may fold a chain: fences, claims, and what is in force.
 
 use std::thread;
 use std::time::Duration;
@@ -9,7 +9,6 @@ use domain::part::Skipped;
 use sqlx::types::Uuid;
 use store::batch::{Advanced, IdleAdvance};
 use store::claim::{Fingerprint, claim};
-use store::gap::{self, Accepted, ChainState, GapCause, NewGap, Recorded};
 use store::in_force::{Applied, apply_sources_at_start};
 use store::{CommitError, StoreError};
 
@@ -27,12 +26,11 @@ pub(super) const TESTS: &[Test] = &[
     test!(a_claim_spares_its_own_process),
     test!(a_claim_returns_where_the_chain_stands),
     test!(claims_at_once_make_one_chain),
-    test!(a_gap_stops_its_chain_until_it_is_accepted),
     test!(positions_move_over_markers),
     test!(a_batch_that_does_not_follow_is_refused),
 ];
 
-fn lost(outcome: Result<store::Committed, CommitError>) -> (usize, usize) {
+pub(super) fn lost(outcome: Result<store::Committed, CommitError>) -> (usize, usize) {
     match outcome {
         Err(CommitError::Lost { fenced, rewound }) => (fenced.len(), rewound.len()),
         other => panic!("not lost: {other:?}"),
@@ -323,109 +321,6 @@ fn claims_at_once_make_one_chain() {
     assert_eq!(Some(&stored), distinct.last(), "the greatest stands");
 }
 
-fn gap_of(chain: &Chain, cause: GapCause, log_start: i64) -> NewGap {
-    NewGap {
-        chain: chain.claim.chain,
-        epoch: chain.claim.epoch,
-        cause,
-        position: Offset(chain.position()),
-        log_start: Offset(log_start),
-        log_end: Offset(log_start + 100),
-        doubtful: None,
-        detail: "found by a test".to_owned(),
-    }
-}
-
-fn a_gap_stops_its_chain_until_it_is_accepted() {
-    let world = World::new();
-    let mut writer = world.writer();
-    let record = |gap: &NewGap| RUNTIME.block_on(gap::record(&world.ingest, gap)).unwrap();
-    let accept = |id: i64| {
-        RUNTIME
-            .block_on(gap::accept(&world.ingest, id, "ann"))
-            .unwrap()
-    };
-    let state = |chain: &Chain| {
-        let states = RUNTIME.block_on(gap::state(&world.ingest, &[chain.claim.chain]));
-        states.unwrap()[0].1
-    };
-    let stale = world.claim(0, &writer);
-    let mut chain = world.claim(0, &writer);
-    world
-        .commit(&mut writer.0, &mut [(&mut chain, &requests(0, 5))])
-        .unwrap();
-    let truncated = gap_of(&chain, GapCause::Truncated, 40);
-    assert_eq!(
-        record(&gap_of(&stale, GapCause::Truncated, 40)),
-        Recorded::Lost,
-        "not the owner"
-    );
-    let Recorded::Stopped(id) = record(&truncated) else {
-        panic!("stopped")
-    };
-    assert_eq!(
-        record(&truncated),
-        Recorded::Stopped(id),
-        "found again, the same gap"
-    );
-    let outcome = world.commit(&mut writer.0, &mut [(&mut chain, &requests(5, 1))]);
-    assert_eq!(lost(outcome), (1, 0), "a stopped chain takes nothing");
-    let stopped = world.claim(0, &writer).claim;
-    assert!(
-        stopped.stopped && stopped.accepted_gap.is_none(),
-        "{stopped:?}"
-    );
-    assert_eq!(stopped.epoch, chain.claim.epoch, "not claimed");
-    assert_eq!(state(&chain), ChainState::Stopped, "stopped");
-
-    assert_eq!(accept(id), Accepted::Now, "accepted");
-    assert_eq!(accept(id), Accepted::Before, "once");
-    assert_eq!(accept(id + 1), Accepted::Unknown, "no such gap");
-    let gaps = RUNTIME.block_on(gap::list(&world.ingest)).unwrap();
-    assert_eq!(gaps.len(), 1, "one gap");
-    assert_eq!(
-        gaps[0].accepted.as_ref().map(|(_, by)| by.as_str()),
-        Some("ann"),
-        "by whom"
-    );
-    let mut chain = world.claim(0, &writer);
-    let accepted = chain.claim.accepted_gap.unwrap();
-    assert_eq!(
-        (accepted.position, accepted.log_start),
-        (Offset(5), Offset(40)),
-        "to be named"
-    );
-    let mut batch = world.batch(&[(&chain, &requests(5, 1))]);
-    batch.parts[0].skipped = Some(Skipped {
-        from: Offset(5),
-        to: Offset(40),
-    });
-    batch.parts[0].from = Offset(40);
-    batch.parts[0].to = Offset(41);
-    let committed = RUNTIME.block_on(writer.0.commit(batch)).unwrap();
-    chain.follow(&committed, 0, Offset(41));
-    let mut chain = world.claim(0, &writer);
-    assert_eq!(chain.claim.accepted_gap, None, "named by the part");
-
-    let Recorded::Stopped(id) = record(&gap_of(&chain, GapCause::Recreated, 0)) else {
-        panic!("stopped")
-    };
-    assert_eq!(accept(id), Accepted::Now, "accepted");
-    assert_eq!(state(&chain), ChainState::Ended, "ended");
-    let outcome = world.commit(&mut writer.0, &mut [(&mut chain, &requests(9, 1))]);
-    assert_eq!(lost(outcome), (1, 0), "an ended chain takes nothing");
-    let next = world.claim(0, &writer);
-    assert_ne!(next.claim.chain, chain.claim.chain, "another chain");
-    assert_eq!(next.claim.position, None, "from its beginning");
-    let incarnation = format!("select incarnation from chain where id = {}", next.id());
-    assert_eq!(world.sql.number(&incarnation), 2, "the next incarnation");
-    assert_eq!(
-        world.claim(0, &writer).claim.chain,
-        next.claim.chain,
-        "and no third"
-    );
-}
-
 fn positions_move_over_markers() {
     let world = World::new();
     let mut writer = world.writer();
@@ -496,10 +391,10 @@ fn a_batch_that_does_not_follow_is_refused() {
     type Spoil = fn(&mut store::BatchWrite);
     let cases: [(&str, Spoil); 4] = [
         ("a hole before the part", |batch| {
-            batch.parts[0].from = Offset(6)
+            batch.parts[0].from = Offset(6);
         }),
         ("the position goes back", |batch| {
-            batch.parts[0].to = Offset(4)
+            batch.parts[0].to = Offset(4);
         }),
         ("a part is not described", |batch| batch.parts.clear()),
         ("a gap that ends elsewhere", |batch| {
