@@ -25,7 +25,6 @@ pub(super) fn part(
     };
     let number = header.part.number;
     counts(number, &header.counts, &part.counts, findings);
-    postings(number, &stored.postings, &part.postings, refolded, findings);
     let told = "rejected event";
     by_place(
         number,
@@ -44,6 +43,8 @@ pub(super) fn part(
         duplicate_place,
         findings,
     );
+    // Last, since a wrong duplicate changes many of them.
+    postings(number, &stored.postings, &part.postings, refolded, findings);
     part.counts.records
 }
 

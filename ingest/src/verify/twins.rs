@@ -176,14 +176,14 @@ pub(super) async fn refold(
     }
     if found > 0 {
         findings.proved(format!(
-            "{found} duplicates whose ids are aged out were counted by the part they name, as the \
-             log has it"
+            "{found} repeated events whose ids are aged out were counted by the part that their \
+             duplicates name, as the log has it"
         ));
     }
     if gone > 0 {
         findings.noted(format!(
-            "not provable of {gone} duplicates that the part they name counted them: their ids are \
-             aged out, and so are that part's records"
+            "not provable that {gone} repeated events were counted by the part that their \
+             duplicates name: their ids are aged out, and the log cannot say"
         ));
     }
     Ok(())

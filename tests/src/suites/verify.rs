@@ -13,6 +13,7 @@ pub(super) const TESTS: &[Test] = &[
     test!(what_the_log_dropped_is_not_provable_and_said_to_be),
     test!(another_log_proves_nothing_of_the_one_that_was_folded),
     test!(transactions_are_folded_again_and_no_record_is_passed_over),
+    test!(duplicates_whose_ids_are_gone_are_proved_by_the_log),
     test!(a_broker_that_is_away_leaves_no_verdict),
 ];
 
@@ -287,6 +288,44 @@ fn transactions_are_folded_again_and_no_record_is_passed_over() {
     let (code, _, all) = verify(&config);
     assert_eq!(code, 5, "{all}");
     assert!(all.contains("belongs to no part"), "{all}");
+}
+
+fn duplicates_whose_ids_are_gone_are_proved_by_the_log() {
+    let world = World::new("aged_ids");
+    let topic = world.topic(2);
+    let config = world.config(&topic);
+    let lines = Load::new(seed("aged_ids")).lines(60);
+    for _time in 0..3 {
+        topic.send_texts(2, &lines);
+        config.catch_up();
+    }
+    verified(
+        &config,
+        &["60 duplicates were counted by the part they name"],
+    );
+
+    // As the watermark does once it has passed the window.
+    let mut session = world.database.session();
+    session.run("set session_replication_role = replica");
+    session.run("delete from event_seen");
+    let (code, _, all) = verify(&config);
+    assert!(code == 5 && all.contains("no part took its id"), "{all}");
+    session.run("update source set floor_at = now() + interval '1 day'");
+    verified(
+        &config,
+        &[
+            "60 repeated events whose ids are aged out were counted",
+            "as the log has it",
+        ],
+    );
+
+    session.run("update duplicate set first_part = 2 where part = 3 and chain = 1");
+    let (code, _, all) = verify(&config);
+    assert_eq!(code, 5, "{all}");
+    assert!(
+        all.contains("duplicates name part 2 of chain 1, which did not count them"),
+        "{all}"
+    );
 }
 
 fn a_broker_that_is_away_leaves_no_verdict() {
