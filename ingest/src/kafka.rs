@@ -64,9 +64,12 @@ pub fn group_config(kafka: &KafkaConfig) -> ClientConfig {
         .set("isolation.level", "read_committed")
         .set("enable.partition.eof", "false");
     // Ours unless the user tuned them: queues small enough for a stated bound of memory, found
-    // topics and partitions within a second.
+    // topics and partitions within a second. A fetch is bounded as compressed, and small records
+    // unpack to twenty times that: 128 KiB of them are some 10 000 records, which a partition's
+    // queue then holds twice at most.
     for (key, value) in [
-        ("queued.min.messages", "50000"),
+        ("fetch.message.max.bytes", "131072"),
+        ("queued.min.messages", "10000"),
         ("queued.max.messages.kbytes", "16384"),
         ("fetch.queue.backoff.ms", "10"),
         ("fetch.wait.max.ms", "20"),

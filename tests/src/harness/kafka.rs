@@ -1,4 +1,4 @@
-//! A real Kafka: one KRaft node from Maven Central's jars, on free ports of 127.0.0.1.
+//! A real Kafka: one `KRaft` node from Maven Central's jars, on free ports of 127.0.0.1.
 //!
 //! Invariant: the shared broker is never stopped by a test; a test that stops or restarts one starts
 //! its own. Topics are made on purpose, never by asking for one.

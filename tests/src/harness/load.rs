@@ -8,7 +8,7 @@ use crate::oracle::time;
 
 use super::folders;
 
-/// A small generator of pseudo-random numbers (SplitMix64, <https://prng.di.unimi.it/splitmix64.c>).
+/// A small generator of pseudo-random numbers (`SplitMix64`, <https://prng.di.unimi.it/splitmix64.c>).
 #[derive(Debug, Clone)]
 pub struct Random {
     state: u64,

@@ -90,7 +90,7 @@ impl Config {
             self.database_url, self.brokers, self.group, self.session_timeout_ms, self.ingest
         );
         for source in &self.sources {
-            write!(text, "{source}\n").expect("a String takes all");
+            writeln!(text, "{source}").expect("a String takes all");
         }
         text + &self.more
     }

@@ -108,25 +108,22 @@ fn rows_without_test(tests: &[Test]) -> Vec<&'static str> {
     ROWS.into_iter().filter(|row| !has_test(row)).collect()
 }
 
-fn print_table(ran: &[(&str, &[&str])]) {
-    let mut table: BTreeMap<usize, Vec<&str>> = BTreeMap::new();
+fn print_table(ran: &[(&str, &[&'static str])]) {
+    let place = |row| {
+        ROWS.iter()
+            .position(|known| *known == row)
+            .unwrap_or(ROWS.len())
+    };
+    let mut table: BTreeMap<(usize, &str), Vec<&str>> = BTreeMap::new();
     for (name, rows) in ran {
         for row in *rows {
-            let place = ROWS
-                .iter()
-                .position(|known| known == row)
-                .unwrap_or(ROWS.len());
-            table.entry(place).or_default().push(name);
+            table.entry((place(*row), row)).or_default().push(name);
         }
     }
     println!("row           | tests that ran and passed");
     println!("------------- | -------------------------");
-    for (place, names) in table {
-        println!(
-            "{:13} | {}",
-            ROWS.get(place).unwrap_or(&"other"),
-            names.join(", ")
-        );
+    for ((_, row), names) in table {
+        println!("{row:13} | {}", names.join(", "));
     }
 }
 

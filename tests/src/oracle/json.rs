@@ -1,4 +1,6 @@
-//! JSON by `serde_json`, made strict: a key that occurs twice is an error, and numbers that are not
+//! JSON by `serde_json`, made strict.
+//!
+//! A key that occurs twice is an error, and numbers that are not
 //! written as whole ones are told apart. Reads level by level, since `serde_json` refuses numbers that
 //! are too great for a float.
 

@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use tokio::time::Instant;
-
 use crate::harness::children::Child;
 use crate::harness::load::now_ms;
 use crate::harness::product::drain;
@@ -53,21 +51,25 @@ fn peak_kib(process: &Child) -> u64 {
 /// Folds a backlog through a slowed Postgres and returns the process's peak in KiB.
 fn peak_of(name: &str, count: u64) -> u64 {
     let world = World::new(name);
-    let topic = world.topic(3);
-    send_backlog(&topic, 3, count, 50);
+    let topic = world.topic(1);
+    send_backlog(&topic, 1, count, 50);
     let proxy = Proxy::start(world.postgres.port());
     let mut config = world.config(&topic);
     config.database_url = proxy.url(&config.database_url);
-    proxy.delay(Duration::from_millis(2));
+    proxy.delay(Duration::from_millis(8));
     let ingest = config.ingest();
     world.await_caught_up_within(&topic, LONG);
     let peak = peak_kib(&ingest);
     drain(&ingest, Duration::from_secs(60));
+    assert_posted_once(&world, count);
+    peak
+}
+
+fn assert_posted_once(world: &World, count: u64) {
     let accepted = world.database.value("select sum(accepted) from part");
     assert_eq!(accepted, count.to_string(), "each event once");
     let requests = world.database.value("select sum(requests) from posting");
     assert_eq!(requests, count.to_string(), "each event posted");
-    peak
 }
 
 fn memory_does_not_grow_with_the_backlog() {
@@ -80,28 +82,32 @@ fn memory_does_not_grow_with_the_backlog() {
     );
 }
 
-/// Folds a backlog of this many applications and returns how long that took.
-fn time_of(name: &str, apps: u64) -> Duration {
+/// Folds a backlog of this many applications by two processes and returns the seconds from the first
+/// batch to the last, as the ledger has them.
+fn seconds_of(name: &str, apps: u64) -> f64 {
     let world = World::new(name);
     let topic = world.topic(2);
-    send_backlog(&topic, 2, 200_000, apps);
-    let begun = Instant::now();
+    send_backlog(&topic, 2, 600_000, apps);
     let processes: Vec<Child> = (0..2).map(|_| world.config(&topic).ingest()).collect();
     world.await_caught_up_within(&topic, LONG);
-    let took = begun.elapsed();
     processes
         .iter()
         .for_each(|process| drain(process, Duration::from_secs(60)));
-    world.assert_exact(&topic);
-    took
+    assert_posted_once(&world, 600_000);
+    let took = "select extract(epoch from max(committed_at) - min(committed_at)) from batch";
+    world.database.value(took).parse().unwrap()
 }
 
 fn hot_application_folds_as_fast_as_many() {
-    let uniform = time_of("uniform_apps", 1000);
-    let hot = time_of("hot_app", 1);
-    println!("hot key: {hot:?}, uniform {uniform:?}");
+    // The better of two, since other tests keep the cores busy meanwhile.
+    let (mut many, mut hot) = (f64::MAX, f64::MAX);
+    for round in ["first", "second"] {
+        many = many.min(seconds_of(&format!("uniform_{round}"), 1000));
+        hot = hot.min(seconds_of(&format!("hot_{round}"), 1));
+    }
+    println!("hot key: {hot:.2} s for one application, {many:.2} s for a thousand");
     assert!(
-        hot <= uniform.mul_f64(1.2),
-        "{hot:?} for one application, {uniform:?} for many"
+        hot <= many * 1.2,
+        "{hot:.2} s for one application, {many:.2} s for a thousand"
     );
 }

@@ -30,7 +30,7 @@ pub(super) const TESTS: &[Test] = &[
 
 const DRAINS: Duration = Duration::from_secs(30);
 
-fn text_records(partition: i32, lines: Vec<String>) -> Vec<Record> {
+fn text_records(partition: i32, lines: &[String]) -> Vec<Record> {
     lines
         .iter()
         .map(|line| Record::text(partition, line))
@@ -48,19 +48,19 @@ fn open_and_aborted_transactions_count_nothing() {
     let world = World::new("transactions");
     let topic = world.topic(2);
     let mut load = Load::new(seed("transactions"));
-    topic.send(text_records(0, load.lines(50)));
+    topic.send(text_records(0, &load.lines(50)));
     let aborted = topic.begin("transactions-aborted");
-    aborted.send(text_records(0, load.lines(40)));
+    aborted.send(text_records(0, &load.lines(40)));
     aborted.abort();
     let open = topic.begin("transactions-open");
-    open.send(text_records(0, load.lines(30)));
-    topic.send(text_records(0, load.lines(20)));
+    open.send(text_records(0, &load.lines(30)));
+    topic.send(text_records(0, &load.lines(20)));
 
     let ingest = world.config(&topic).ingest();
     world.await_events(50);
     // The other partition goes on; this one stands still at the open transaction.
     for second in 1..=30 {
-        topic.send(text_records(1, load.lines(10)));
+        topic.send(text_records(1, &load.lines(10)));
         world.await_events(50 + second * 10);
         wait::pause(Duration::from_secs(1));
         assert_eq!(
@@ -118,14 +118,14 @@ fn truncation_past_the_position_stops_that_partition_alone() {
     topic.send_texts(2, load.mixed(200));
     config.catch_up();
     let folded = topic.read();
-    topic.send(text_records(0, load.lines(60)));
+    topic.send(text_records(0, &load.lines(60)));
     let (_, end) = world.kafka.watermarks(topic.name(), 0);
     world.kafka.delete_records_before(topic.name(), 0, end - 10);
 
     let ingest = config.ingest();
     assert_eq!(await_gap(&world, &topic), "truncated", "the cause");
     let before = world.events();
-    topic.send(text_records(1, load.lines(40)));
+    topic.send(text_records(1, &load.lines(40)));
     world.await_events(before + 40);
     assert_eq!(
         world.events(),

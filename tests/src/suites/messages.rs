@@ -342,7 +342,7 @@ fn repeat_is_counted_once_across_partitions() {
 
 fn repeat_is_counted_once_after_a_restart() {
     repeated("repeat_restart", 1, |world, topic| {
-        world.config(topic).catch_up()
+        world.config(topic).catch_up();
     });
 }
 
