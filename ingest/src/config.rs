@@ -111,7 +111,7 @@ impl Default for IngestConfig {
             sources: Vec::new(),
             http: "127.0.0.1:8070".to_owned(),
             insecure: false,
-            batch_records_max: 20_000,
+            batch_records_max: 10_000,
             batch_bytes_max: 32 * 1024 * 1024,
             batch_age_ms: 20,
             rollup_interval_ms: 2_000,

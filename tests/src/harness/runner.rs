@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use libtest_mimic::{Arguments, Trial};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 
 use super::{folders, kafka, postgres};
 
@@ -19,6 +19,8 @@ pub struct Test {
     pub name: &'static str,
     /// The rows of the fault catalogue that it proves.
     pub rows: &'static [&'static str],
+    /// Whether no other test may run meanwhile, since it compares how long things take.
+    pub alone: bool,
     /// Panics to fail.
     pub run: fn(),
 }
@@ -63,6 +65,9 @@ pub const ROWS: [&str; 33] = [
 /// How many tests run at once unless the command line says: most of them wait for time-outs.
 const AT_ONCE: usize = 6;
 
+/// Held by every test, by one that runs alone for itself.
+static CORES: RwLock<()> = RwLock::new(());
+
 type Ran = Arc<Mutex<Vec<(&'static str, &'static [&'static str])>>>;
 
 /// Runs what the command line asks for.
@@ -73,7 +78,10 @@ pub fn run(tests: &[Test]) -> ExitCode {
         arguments.test_threads = Some(AT_ONCE);
     }
     let ran = Ran::default();
-    let mut trials: Vec<Trial> = tests.iter().map(|test| trial(*test, &ran)).collect();
+    // Those that run alone come last, when no other waits for them.
+    let (alone, others): (Vec<Test>, Vec<Test>) = tests.iter().partition(|test| test.alone);
+    let all = others.into_iter().chain(alone);
+    let mut trials: Vec<Trial> = all.map(|test| trial(test, &ran)).collect();
     trials.push(Trial::test("every_row_of_the_catalogue_has_a_test", {
         let rows = rows_without_test(tests);
         move || {
@@ -97,7 +105,13 @@ pub fn run(tests: &[Test]) -> ExitCode {
 fn trial(test: Test, ran: &Ran) -> Trial {
     let ran = Arc::clone(ran);
     Trial::test(test.name, move || {
-        (test.run)();
+        if test.alone {
+            let _cores = CORES.write();
+            (test.run)();
+        } else {
+            let _cores = CORES.read();
+            (test.run)();
+        }
         ran.lock().push((test.name, test.rows));
         Ok(())
     })
@@ -137,7 +151,11 @@ macro_rules! test {
         $crate::harness::runner::Test {
             name: stringify!($function),
             rows: &[$($row),*],
+            alone: false,
             run: $function,
         }
+    };
+    (alone $function:ident, $($row:literal),* $(,)?) => {
+        $crate::harness::runner::Test { alone: true, ..$crate::test!($function, $($row),*) }
     };
 }

@@ -14,7 +14,7 @@ use crate::test;
 
 pub(super) const TESTS: &[Test] = &[
     test!(memory_does_not_grow_with_the_backlog),
-    test!(hot_application_folds_as_fast_as_many, "M16"),
+    test!(alone hot_application_folds_as_fast_as_many, "M16"),
 ];
 
 const LONG: Duration = Duration::from_secs(400);
@@ -30,7 +30,7 @@ fn small(number: u64, apps: u64, at: &str) -> String {
 }
 
 fn send_backlog(topic: &crate::harness::topic::Topic, partitions: u64, count: u64, apps: u64) {
-    let start = now_ms() - 3_600_000;
+    let start = now_ms() - 3_400_000;
     topic.send((0..count).map(|number| {
         let at = time::format(start + i64::try_from(number / 1000).unwrap());
         let partition = i32::try_from(number % partitions).unwrap();
@@ -87,19 +87,19 @@ fn memory_does_not_grow_with_the_backlog() {
 fn seconds_of(name: &str, apps: u64) -> f64 {
     let world = World::new(name);
     let topic = world.topic(2);
-    send_backlog(&topic, 2, 600_000, apps);
+    send_backlog(&topic, 2, 400_000, apps);
     let processes: Vec<Child> = (0..2).map(|_| world.config(&topic).ingest()).collect();
     world.await_caught_up_within(&topic, LONG);
     processes
         .iter()
         .for_each(|process| drain(process, Duration::from_secs(60)));
-    assert_posted_once(&world, 600_000);
+    assert_posted_once(&world, 400_000);
     let took = "select extract(epoch from max(committed_at) - min(committed_at)) from batch";
     world.database.value(took).parse().unwrap()
 }
 
 fn hot_application_folds_as_fast_as_many() {
-    // The better of two, since other tests keep the cores busy meanwhile.
+    // The better of two, since the system may be busy with something else.
     let (mut many, mut hot) = (f64::MAX, f64::MAX);
     for round in ["first", "second"] {
         many = many.min(seconds_of(&format!("uniform_{round}"), 1000));

@@ -6,13 +6,14 @@ use serde_json::Value;
 use crate::harness::load;
 use crate::harness::runner::Test;
 use crate::harness::topic::Stored;
-use crate::oracle::{Ledger, METERS, Oracle, time};
+use crate::oracle::{Ledger, METERS, Oracle, Sums, compare, time};
 use crate::test;
 
 pub(super) const TESTS: &[Test] = &[
     test!(oracle_agrees_with_what_the_upstream_billed),
     test!(oracle_prices_tiers_and_stand_ins_as_worked_out_by_hand),
     test!(oracle_reads_times),
+    test!(every_difference_between_ledgers_is_seen),
 ];
 
 fn record(payload: &str, time: i64) -> Stored {
@@ -142,4 +143,36 @@ fn oracle_reads_times() {
             assert_eq!(time::format(at), text, "written back");
         }
     }
+}
+
+fn every_difference_between_ledgers_is_seen() {
+    let lines = load::captured();
+    let ledger = folded(&lines);
+    assert_eq!(
+        compare::differences(&ledger, &folded(&lines)),
+        "",
+        "equal ledgers"
+    );
+    let key = ledger.rows.keys().next().cloned().expect("rows");
+    let least: BigDecimal = "0.000000000000000001".parse().unwrap();
+    let cases: [(&str, fn(&mut Sums, &BigDecimal)); 3] = [
+        ("the last digit", |sums, least| sums.amount += least),
+        ("one unit", |sums, _| sums.quantities[1] += 1),
+        ("a failed request", |sums, _| sums.failed += 1),
+    ];
+    for (what, change) in cases {
+        let mut other = ledger.clone();
+        change(other.rows.get_mut(&key).expect("the row"), &least);
+        assert_ne!(compare::differences(&ledger, &other), "", "{what}");
+    }
+    let mut other = ledger.clone();
+    other.rows.remove(&key);
+    assert_ne!(
+        compare::differences(&ledger, &other),
+        "",
+        "a row is missing"
+    );
+    let mut other = ledger.clone();
+    other.counts.duplicates += 1;
+    assert_ne!(compare::differences(&ledger, &other), "", "a count");
 }
