@@ -107,10 +107,15 @@ fn oracle_prices_tiers_and_stand_ins_as_worked_out_by_hand() {
             r#""gen_ai.usage.input_tokens":999,"gen_ai.usage.cached_input_tokens":399,"gen_ai.usage.output_tokens":10,"gen_ai.usage.reasoning_tokens":4"#,
             "0.0020697",
         ),
-        // From 1000 on the whole input: 600 × 6 + 400 × 0.3 + 10 × 15 = 3870 µ$
+        // Not above 1000: 600 × 3 + 400 × 0.3 + 10 × 15 = 2070 µ$
         (
             r#""gen_ai.usage.input_tokens":1000,"gen_ai.usage.cached_input_tokens":400,"gen_ai.usage.output_tokens":10"#,
-            "0.00387",
+            "0.00207",
+        ),
+        // Above 1000 the whole input: 601 × 6 + 400 × 0.3 + 10 × 15 = 3876 µ$
+        (
+            r#""gen_ai.usage.input_tokens":1001,"gen_ai.usage.cached_input_tokens":400,"gen_ai.usage.output_tokens":10"#,
+            "0.003876",
         ),
         // Written to the cache, no rate of its own: 1000 × 6 + 500 × 6 = 9000 µ$
         (
@@ -145,6 +150,9 @@ fn oracle_reads_times() {
     }
 }
 
+/// Changes one row by the least there is.
+type Change = fn(&mut Sums, &BigDecimal);
+
 fn every_difference_between_ledgers_is_seen() {
     let lines = load::captured();
     let ledger = folded(&lines);
@@ -155,7 +163,7 @@ fn every_difference_between_ledgers_is_seen() {
     );
     let key = ledger.rows.keys().next().cloned().expect("rows");
     let least: BigDecimal = "0.000000000000000001".parse().unwrap();
-    let cases: [(&str, fn(&mut Sums, &BigDecimal)); 3] = [
+    let cases: [(&str, Change); 3] = [
         ("the last digit", |sums, least| sums.amount += least),
         ("one unit", |sums, _| sums.quantities[1] += 1),
         ("a failed request", |sums, _| sums.failed += 1),
