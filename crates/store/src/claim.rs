@@ -166,37 +166,41 @@ async fn find_or_create(
     tx: &mut Transaction<'_, Postgres>,
     request: &ClaimRequest,
 ) -> Result<ChainId, StoreError> {
-    let newest = sqlx::query!(
-        "/* find_or_create */
-        select c.id, p.state from chain c join source_position p on p.chain = c.id
-        where c.source = $1 and c.topic = $2 and c.partition = $3
-        order by c.incarnation desc limit 1",
+    let found = sqlx::query!(
+        r#"/* find_or_create */
+        select coalesce(max(c.incarnation), 0) as "last!",
+            (array_agg(c.id order by c.incarnation desc) filter (where c.topic = $2))[1] as newest,
+            (array_agg(p.state order by c.incarnation desc) filter (where c.topic = $2))[1] as state
+        from chain c join source_position p on p.chain = c.id
+        where c.source = $1 and c.partition = $3"#,
         request.source.0,
         request.topic,
         request.partition
     )
-    .fetch_optional(&mut **tx)
+    .fetch_one(&mut **tx)
     .await?;
-    if let Some(newest) = newest
-        && ChainState::parse(&newest.state)? != ChainState::Ended
+    if let (Some(newest), Some(state)) = (found.newest, &found.state)
+        && ChainState::parse(state)? != ChainState::Ended
     {
-        return Ok(ChainId(newest.id));
+        return Ok(ChainId(newest));
     }
-    // A chain that another process makes at the same moment clashes on its key: wait for it, then
-    // nothing is inserted and the caller looks again.
+    // The number after the last that was seen, never the one after whatever there is by now: a chain
+    // that another process makes, or has just made, clashes on its key, nothing is inserted, and the
+    // caller looks again.
+    let incarnation = found.last.saturating_add(1);
     let created = sqlx::query_scalar!(
         r#"/* find_or_create */
         with made as (
             insert into chain (kind, source, topic, partition, incarnation)
-            select 'log', $1, $2, $3, coalesce(max(c.incarnation), 0) + 1
-            from chain c where c.source = $1 and c.partition = $3
+            values ('log', $1, $2, $3, $4)
             on conflict do nothing
             returning id
         )
         insert into source_position (chain) select id from made returning chain"#,
         request.source.0,
         request.topic,
-        request.partition
+        request.partition,
+        incarnation
     )
     .fetch_optional(&mut **tx)
     .await?;
