@@ -37,6 +37,11 @@ const CHORES_INTERVAL: Duration = Duration::from_secs(1);
 /// claims again, since the group may have taken partitions away meanwhile.
 const PAUSED_AFTER: Duration = Duration::from_secs(4);
 
+/// After how many of the group's session time-outs a partition that Postgres gave to another owner is
+/// opened again, if the group still calls it ours: the other owner has long been told to let go, or
+/// is gone. Many, so that two processes which both believe they own it never take turns.
+const GIVEN_UP_TIMEOUTS: u32 = 10;
+
 /// How often a partition at rest is looked at for transaction markers at its end.
 const IDLE_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -141,7 +146,7 @@ impl Poller {
             current: None,
             untold: HashMap::new(),
             tried: HashMap::new(),
-            given_up_for: kafka.session_timeout() * 2,
+            given_up_for: kafka.session_timeout() * GIVEN_UP_TIMEOUTS,
             chores_at: Instant::now(),
             idle_at: Instant::now(),
         })

@@ -22,6 +22,11 @@ use service::{Exit, Failure};
 
 use crate::arguments::Arguments;
 
+/// One allocator for Rust and librdkafka alike: glibc's keeps freed memory in an arena per thread, so
+/// that memory handed from the reading thread to the folding and the writing one grows with time.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// What the program calls itself in its own lines.
 const PROGRAM: &str = "tollbook";
 
