@@ -385,8 +385,9 @@ fn kafka_restarts_under_load() {
     let mut load = Load::new(seed("kafka_restart"));
     let ingest = world.config(&topic).ingest();
     for signal in [Signal::TERM, Signal::KILL] {
+        let before = world.events().max(0);
         topic.send_texts(3, load.mixed(1000));
-        world.await_events(world.events().max(0) + 200);
+        world.await_events(before + 200);
         world.kafka.stop(signal);
         wait::pause(Duration::from_secs(1));
         world.kafka.start();
