@@ -5,6 +5,7 @@
 
 use std::error::Error;
 
+use ingest::exit_of_store;
 use ingest::kafka::LogError;
 use service::config::{ConfigError, mask};
 use service::{Exit, Failure};
@@ -36,20 +37,6 @@ pub(crate) fn of_store(error: &StoreError, url: &str, place: &str) -> Failure {
         exit_of_store(error),
         mask(&format!("{error}{cause}{place}")),
     )
-}
-
-fn exit_of_store(error: &StoreError) -> Exit {
-    match error {
-        StoreError::Unreachable { .. } | StoreError::Busy(_) => Exit::Dependency,
-        StoreError::BadUrl(_)
-        | StoreError::NotMigrated
-        | StoreError::SchemaTooOld { .. }
-        | StoreError::SchemaTooNew { .. }
-        | StoreError::Forbidden(_)
-        | StoreError::NothingInForce => Exit::Configuration,
-        StoreError::Corrupt(_) => Exit::Data,
-        StoreError::Other(_) => Exit::Unexpected,
-    }
 }
 
 /// Returns the text of the innermost cause; `None` for an error without one.

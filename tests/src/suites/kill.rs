@@ -198,7 +198,7 @@ const EPOCHS: &str = "select string_agg(epoch::text, ' ' order by chain) from so
 fn one_of_two_owners_is_fenced() {
     let world = World::new("two_owners");
     let topic = world.topic(2);
-    // Who is fenced tries again after twice this time, since by then the group would have told it
+    // Who is fenced tries again after ten times this, since by then the group would have told it
     // if the other were alive; the two groups here cannot know of each other.
     let one = Config {
         session_timeout_ms: 40_000,
