@@ -55,8 +55,9 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
         if path.is_dir() {
-            // Cargo marks its target folders, whatever their name.
-            let ours = !name.starts_with('.') || name == ".ci";
+            // Cargo marks the target folders that it makes, whatever their name, but not a
+            // `target` that it found: set-up puts the jars of Kafka there before cargo comes.
+            let ours = (!name.starts_with('.') || name == ".ci") && name != "target";
             if ours && !path.join("CACHEDIR.TAG").exists() {
                 collect(&path, files);
             }
