@@ -16,6 +16,7 @@ mod envelope;
 mod envoy_ai_gateway;
 mod object;
 mod scan;
+mod source;
 #[cfg(test)]
 mod tests;
 
