@@ -285,7 +285,7 @@ fn next_quarter(instant: DateTime<Utc>) -> Option<UnixMs> {
     UnixMs::new(ms.checked_add(wait)?)
 }
 
-fn local(instant: UnixMs, zone: Tz) -> NaiveDateTime {
+pub(crate) fn local(instant: UnixMs, zone: Tz) -> NaiveDateTime {
     instant.to_utc().with_timezone(&zone).naive_local()
 }
 
@@ -296,7 +296,7 @@ fn quarters(range: Range) -> impl Iterator<Item = UnixMs> {
 }
 
 /// Says whether the zone's clock strikes in this quarter-hour, or shows another hour than before it.
-fn is_hour_start(quarter: UnixMs, zone: Tz) -> bool {
+pub(crate) fn is_hour_start(quarter: UnixMs, zone: Tz) -> bool {
     let shown = local(quarter, zone);
     let before = local(quarter.saturating_add_ms(QUARTER_MS.saturating_neg()), zone);
     shown.minute() < 15 || (shown.date(), shown.hour()) != (before.date(), before.hour())

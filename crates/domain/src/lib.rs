@@ -1,4 +1,4 @@
-//! The domain of Tollbook: ids, money, meters, usage events, prices, the fold into postings.
+//! The domain of Tollbook: ids, money, meters, usage events, prices, the fold into postings, limits.
 //!
 //! Invariant: everything here is a pure function of its arguments. No I/O, no async, no clock, no
 //! environment, no globals, no floating point; time and randomness are arguments. Deliberately
@@ -17,6 +17,7 @@ pub mod event;
 pub mod fold;
 pub mod hash;
 pub mod ids;
+pub mod limit;
 pub mod meter;
 pub mod money;
 pub mod part;
@@ -24,6 +25,8 @@ pub mod price;
 pub mod reject;
 pub mod series;
 pub mod time;
+pub mod units;
+pub mod window;
 
 #[cfg(test)]
 mod tests;

@@ -25,6 +25,9 @@ impl UnixMs {
     /// The first instant.
     pub const FIRST: Self = Self(0);
 
+    /// The last instant: the last millisecond of 9999.
+    pub const LAST: Self = Self(END_MS.saturating_sub(1));
+
     /// Takes milliseconds since 1970; `None` before 1970 or after 9999.
     #[must_use]
     pub const fn new(ms: i64) -> Option<Self> {
@@ -50,7 +53,7 @@ impl UnixMs {
     /// Returns the instant `ms` later, or the last one that there is.
     #[must_use]
     pub fn saturating_add_ms(self, ms: i64) -> Self {
-        Self(self.0.saturating_add(ms).clamp(0, END_MS.saturating_sub(1)))
+        Self(self.0.saturating_add(ms).clamp(0, Self::LAST.0))
     }
 
     /// Returns the quarter-hour that holds this instant.
