@@ -5,7 +5,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test check build setup
+.PHONY: help demo test check build setup bench-ingest
 
 env := . scripts/env.sh &&
 # One set of features and one profile for demo and tests, so that one build serves both.
@@ -13,7 +13,7 @@ build := step "build the executable (the first time takes minutes)" \
 	cargo build --locked --workspace --bins
 
 help: ## Print this
-	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 18
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 22
 
 demo: setup ## Start a Postgres, a Kafka and Tollbook, and watch a ledger fill (ONCE=1: play, report, verify, end)
 	@$(env) $(build)
@@ -31,6 +31,18 @@ check: setup ## Format, lints and the tests that need no server
 
 build: setup ## Build the executable (dev profile, as tests and demo use it)
 	@$(env) $(build)
+
+# stdout has the figures alone. The executables are built as users build them; of what is measured
+# nothing comes from this workspace's tests.
+bench-ingest: ## Measure ingest beside its floor, as JSON lines (EVENTS, CASES, RUNS, SIDE, KEEP, BINARY)
+	@scripts/setup.sh >&2
+	@$(env) step "build what is measured" cargo build --locked --release -p tollbook -p benches >&2
+	@$(env) step "build the benchmark" cargo build --locked -p bench-ingest >&2
+	@$(env) exec "$$TARGET_DIR/debug/bench-ingest" \
+		--tollbook "$(or $(BINARY),$$TARGET_DIR/release/tollbook)" \
+		--benches "$$TARGET_DIR/release/benches" \
+		$(if $(EVENTS),--events $(EVENTS)) $(if $(CASES),--cases $(CASES)) $(if $(RUNS),--runs $(RUNS)) \
+		$(if $(filter ours floor,$(SIDE)),--side $(SIDE)) $(if $(filter-out 0,$(KEEP)),--keep)
 
 setup: ## Install what is missing (apt-get), fetch the broker's jars
 	@scripts/setup.sh

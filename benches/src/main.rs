@@ -1,9 +1,11 @@
-//! Benchmarks beside their floors: `cargo run --release -p benches`, one JSON object a line.
+//! Benchmarks beside their floors, one JSON object a line: `cargo run --release -p benches`; with the
+//! arguments `floor URL BROKERS TOPIC` the floor that `make bench-ingest` runs beside ingest.
 //!
-//! Invariant: the thing measured and its floor run alternately in one process on the same bytes, so
-//! that their ratio holds on a noisy machine too. Deliberately absent: Kafka and Postgres; and any
-//! claim about other machines.
+//! Invariant: the thing measured and its floor run alternately on the same bytes, so that their ratio
+//! holds on a noisy machine too. Deliberately absent: starting servers, which `bench-ingest` does; and
+//! any claim about other machines.
 
+mod floor;
 mod fold;
 mod measure;
 
@@ -11,7 +13,13 @@ use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let lines = fold::run();
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let lines = match arguments.as_slice() {
+        [] => fold::run(),
+        ["floor", url, brokers, topic] => floor::run(url, brokers, topic),
+        _ => Err("takes no arguments, or `floor URL BROKERS TOPIC`".to_owned()),
+    };
     match lines.and_then(|lines| print(&lines).map_err(|error| error.to_string())) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -34,7 +34,7 @@ const VERSION: &str = "4.1.0";
 pub struct Kafka {
     port: u16,
     folder: PathBuf,
-    heap_mb: u32,
+    machine: Vec<String>,
     child: Mutex<Option<Child>>,
 }
 
@@ -45,20 +45,30 @@ impl Kafka {
     /// Returns the broker that tests share.
     #[must_use]
     pub fn shared() -> Arc<Self> {
-        Arc::clone(SHARED.get_or_init(|| Self::made("kafka", 768)))
+        Arc::clone(SHARED.get_or_init(|| Self::made("kafka", small_machine(768))))
     }
 
     /// Makes and starts a broker of a test's own, with a small heap.
     #[must_use]
     pub fn private(name: &str) -> Arc<Self> {
-        Self::made(name, 256)
+        Self::made(name, small_machine(256))
     }
 
-    fn made(name: &str, heap_mb: u32) -> Arc<Self> {
+    /// Makes and starts a broker by these options of the Java machine: a benchmark's broker runs as a
+    /// user's does.
+    #[must_use]
+    pub fn on_machine(name: &str, options: &[&str]) -> Arc<Self> {
+        Self::made(
+            name,
+            options.iter().map(|&option| option.to_owned()).collect(),
+        )
+    }
+
+    fn made(name: &str, machine: Vec<String>) -> Arc<Self> {
         let broker = Self {
             port: free_port(),
             folder: folders::make(name),
-            heap_mb,
+            machine,
             child: Mutex::new(None),
         };
         broker.format();
@@ -108,16 +118,8 @@ impl Kafka {
 
     fn java(&self, name: &str, class: &str, arguments: Vec<String>) -> Child {
         let class_path = format!("{}/*", jars().display());
-        let heap = format!("-Xmx{}m", self.heap_mb);
-        let options = [
-            heap.as_str(),
-            "-Xms64m",
-            "-XX:+UseSerialGC",
-            "-XX:TieredStopAtLevel=1",
-            "-cp",
-        ];
-        let mut all: Vec<String> = options.map(str::to_owned).to_vec();
-        all.extend([class_path, class.to_owned()]);
+        let mut all = self.machine.clone();
+        all.extend(["-cp".to_owned(), class_path, class.to_owned()]);
         all.extend(arguments);
         let program = Program {
             name: name.to_owned(),
@@ -293,6 +295,18 @@ fn options() -> AdminOptions {
     AdminOptions::new()
         .request_timeout(Some(REQUEST))
         .operation_timeout(Some(REQUEST))
+}
+
+/// Returns options by which many brokers fit onto a small machine, and start soon.
+fn small_machine(heap_mb: u32) -> Vec<String> {
+    let heap = format!("-Xmx{heap_mb}m");
+    let options = [
+        heap.as_str(),
+        "-Xms64m",
+        "-XX:+UseSerialGC",
+        "-XX:TieredStopAtLevel=1",
+    ];
+    options.map(str::to_owned).to_vec()
 }
 
 /// Stops the shared broker, if it was started.

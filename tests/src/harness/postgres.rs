@@ -19,6 +19,10 @@ use super::{folders, product, wait};
 /// How long a server may take to start on a busy machine; after a crash it recovers first.
 const START: Duration = Duration::from_secs(60);
 
+/// What tests add to the settings that `initdb` writes.
+const TEST_SETTINGS: &str = "fsync = on\nmax_connections = 300\nshared_buffers = 128MB\n\
+     max_wal_size = 4GB\nlog_min_messages = warning\nmax_locks_per_transaction = 256\n";
+
 /// A Postgres server.
 pub struct Postgres {
     port: u16,
@@ -42,6 +46,12 @@ impl Postgres {
     /// Makes and starts a server of a test's own.
     #[must_use]
     pub fn private(name: &str) -> Arc<Self> {
+        Self::with_settings(name, TEST_SETTINGS)
+    }
+
+    /// Makes and starts a server with these lines of `postgresql.conf` beside those of `initdb`.
+    #[must_use]
+    pub fn with_settings(name: &str, settings: &str) -> Arc<Self> {
         let folder = folders::make(name);
         // Postgres refuses to run as root.
         let account = rustix::process::geteuid().is_root().then(|| {
@@ -61,12 +71,12 @@ impl Postgres {
             clones: Mutex::new(0),
             folder,
         };
-        server.make_cluster();
+        server.make_cluster(settings);
         server.start();
         Arc::new(server)
     }
 
-    fn make_cluster(&self) {
+    fn make_cluster(&self, settings: &str) {
         let data = self.data();
         let made = self.program(
             "initdb",
@@ -89,12 +99,11 @@ impl Postgres {
             "initdb failed\n{}",
             status.log()
         );
-        let settings = "fsync = on\nmax_connections = 300\nshared_buffers = 128MB\n\
-             max_wal_size = 4GB\nunix_socket_directories = ''\nlisten_addresses = '127.0.0.1'\n\
-             log_min_messages = warning\nmax_locks_per_transaction = 256\n";
+        let settings =
+            format!("unix_socket_directories = ''\nlisten_addresses = '127.0.0.1'\n{settings}");
         let file = Path::new(&data).join("postgresql.conf");
         let given = std::fs::read_to_string(&file).unwrap();
-        std::fs::write(&file, given + settings).unwrap();
+        std::fs::write(&file, given + &settings).unwrap();
     }
 
     fn data(&self) -> String {
@@ -135,6 +144,13 @@ impl Postgres {
         let child = self.child.lock().take().expect("the server runs");
         child.signal(signal);
         let _status = child.wait(START);
+    }
+
+    /// Returns the process id of its first process, the parent of all others; `None` while it is
+    /// stopped.
+    #[must_use]
+    pub fn pid(&self) -> Option<i32> {
+        self.child.lock().as_ref().map(Child::pid)
     }
 
     /// Returns the port it listens at.

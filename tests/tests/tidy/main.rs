@@ -158,14 +158,15 @@ fn files_are_proof_readable() {
 fn only_the_store_knows_sql() {
     let mut offences = Vec::new();
     for source in sources() {
-        if source.is_in("crates/store") || source.is_test() {
+        // A benchmark's floor is what would be written without the store, and asks Postgres itself.
+        if source.is_in("crates/store") || source.is_in("benches") || source.is_test() {
             continue;
         }
         offences.extend(places_of(&source, &["sqlx"]));
         let sql = source.literals.iter().filter(|(_, text)| is_sql(text));
         offences.extend(sql.map(|(line, _)| place(&source, *line)));
     }
-    check("SQL lives in crates/store alone", &offences);
+    check("of the product, crates/store alone knows SQL", &offences);
 }
 
 fn is_sql(text: &str) -> bool {
