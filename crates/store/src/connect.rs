@@ -13,6 +13,7 @@ use sqlx::{ConnectOptions, Connection, PgConnection, PgPool};
 
 use crate::error::{StoreError, sqlstate};
 use crate::migrate::MIGRATOR;
+use crate::socket::send_at_once;
 
 /// How long a caller waits for a connection of the pool or for a new one.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -146,6 +147,7 @@ impl Database {
             .acquire_timeout(CONNECT_TIMEOUT)
             .after_connect(move |connection, _| {
                 Box::pin(async move {
+                    send_at_once();
                     if has_role && let Some(statement) = role.set_role() {
                         sqlx::raw_sql(statement).execute(&mut *connection).await?;
                     }
@@ -240,7 +242,11 @@ pub(crate) fn server_of(options: &PgConnectOptions) -> String {
 /// Connects within [`CONNECT_TIMEOUT`]; takes no role.
 pub(crate) async fn connect_plain(options: &PgConnectOptions) -> Result<PgConnection, StoreError> {
     match tokio::time::timeout(CONNECT_TIMEOUT, options.connect()).await {
-        Ok(connected) => Ok(connected?),
+        Ok(connected) => {
+            let connection = connected?;
+            send_at_once();
+            Ok(connection)
+        }
         Err(_) => Err(timed_out("connecting")),
     }
 }

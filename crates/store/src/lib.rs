@@ -20,6 +20,7 @@ pub mod partitions;
 pub mod rejected;
 mod roles;
 pub mod rollup;
+mod socket;
 pub mod source;
 pub mod watermark;
 
