@@ -14,6 +14,8 @@ use crate::source_config::{Format, SourceConfig, SourceConfigError};
 
 mod envelope;
 mod envoy_ai_gateway;
+mod line;
+mod litellm;
 mod object;
 mod scan;
 mod source;
@@ -21,6 +23,9 @@ mod source;
 mod tests;
 
 use envoy_ai_gateway::EnvoyAiGateway;
+use line::{LineFormat, decode_element};
+use litellm::LiteLlm;
+use object::{FieldId, FieldSet, Object};
 
 /// The largest record that is parsed, in bytes: 1 MiB, some thousand times an access log line. A
 /// larger one is rejected, so that its cost is that of its hash.
@@ -51,7 +56,18 @@ pub enum Ignored {
 /// Decodes the records of one source. Cheap to share; holds no state between records.
 #[derive(Debug)]
 pub struct Decoder {
-    format: EnvoyAiGateway,
+    format: Decoding,
+}
+
+/// How the records of one source are read.
+#[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one for each source, and never moved"
+)]
+enum Decoding {
+    EnvoyAiGateway(EnvoyAiGateway),
+    LiteLlm(LiteLlm),
 }
 
 impl Decoder {
@@ -64,17 +80,20 @@ impl Decoder {
     /// start.
     pub fn new(config: &SourceConfig, book: Arc<PriceBook>) -> Result<Self, SourceConfigError> {
         config.validate()?;
-        match config.format {
-            Format::EnvoyAiGateway => Ok(Self {
-                format: EnvoyAiGateway::new(config, book),
-            }),
-        }
+        let format = match config.format {
+            Format::EnvoyAiGateway => Decoding::EnvoyAiGateway(EnvoyAiGateway::new(config, book)),
+            Format::Litellm => Decoding::LiteLlm(LiteLlm::new(config, book)),
+        };
+        Ok(Self { format })
     }
 
     /// Returns the message's field that an event's time comes from, for rejections by age.
     #[must_use]
     pub fn time_field(&self) -> &str {
-        self.format.time_field()
+        match &self.format {
+            Decoding::EnvoyAiGateway(format) => format.time_field(),
+            Decoding::LiteLlm(format) => format.time_field(),
+        }
     }
 
     /// Tells each event of a record: its index within the record from 0, its own bytes without
@@ -121,30 +140,28 @@ impl Decoder {
 
     /// Decodes one event: an object of the format, or an envelope around one.
     fn decode_event(&self, index: u32, text: &str, emit: &mut dyn FnMut(u32, &[u8], Decoded<'_>)) {
-        let format = &self.format;
-        let outer = match envelope::read_element(format.fields(), text) {
-            Ok(outer) => outer,
-            Err(rejection) => return emit(index, text.as_bytes(), Decoded::Rejected(rejection)),
-        };
-        match envelope::line_inside(format.envelope_fields(), &outer) {
-            envelope::Inside::Line(line) => {
-                let line = line.trim_ascii();
-                let decoded = match object::Object::read(format.fields(), line) {
-                    Ok(inner) => format.decode(&inner, line.as_bytes()),
-                    Err(rejection) => Decoded::Rejected(rejection),
-                };
-                emit(index, line.as_bytes(), decoded);
-            }
-            envelope::Inside::Broken(rejection) if !format.is_metered(&outer) => {
-                emit(index, text.as_bytes(), Decoded::Rejected(rejection));
-            }
-            envelope::Inside::Broken(_) | envelope::Inside::Nothing => {
-                emit(
-                    index,
-                    text.as_bytes(),
-                    format.decode(&outer, text.as_bytes()),
-                );
-            }
+        let mut tell = |bytes: &[u8], decoded: Decoded<'_>| emit(index, bytes, decoded);
+        match &self.format {
+            Decoding::EnvoyAiGateway(format) => decode_element(format, text, &mut tell),
+            Decoding::LiteLlm(format) => decode_element(format, text, &mut tell),
         }
+    }
+}
+
+impl LineFormat for EnvoyAiGateway {
+    fn fields(&self) -> &FieldSet {
+        Self::fields(self)
+    }
+
+    fn envelope_fields(&self) -> [FieldId; 2] {
+        Self::envelope_fields(self)
+    }
+
+    fn is_metered(&self, line: &Object<'_, '_>) -> bool {
+        Self::is_metered(self, line)
+    }
+
+    fn decode<'a>(&'a self, line: &Object<'a, '_>, text: &'a str) -> Decoded<'a> {
+        Self::decode(self, line, text.as_bytes())
     }
 }

@@ -69,6 +69,8 @@ pub struct SourceConfig {
 pub enum Format {
     /// Access log lines of Envoy AI Gateway, as JSON.
     EnvoyAiGateway,
+    /// LiteLLM's `StandardLoggingPayload`, single or in arrays.
+    Litellm,
 }
 
 /// Whether repeated lines are counted once.
@@ -238,7 +240,19 @@ impl SourceConfig {
                 return Err(self.setting(key, "names a field with an empty name".to_owned(), cure));
             }
         }
-        Ok(())
+        self.check_fields()
+    }
+
+    /// Other names of fields are for formats that leave them to their users.
+    fn check_fields(&self) -> Result<(), SourceConfigError> {
+        match self.format {
+            Format::EnvoyAiGateway => Ok(()),
+            Format::Litellm if self.fields.is_empty() => Ok(()),
+            Format::Litellm => {
+                let problem = "renames fields of a format whose names are fixed".to_owned();
+                Err(self.setting("fields", problem, "remove it, or read another format"))
+            }
+        }
     }
 
     fn check_topic(&self) -> Result<(), SourceConfigError> {
@@ -384,6 +398,13 @@ mod tests {
             "`providers.logged` is empty",
         );
         check(|broken| broken.routes = map(), "`routes.logged` is empty");
+        check(
+            |broken| {
+                broken.format = Format::Litellm;
+                broken.fields = BTreeMap::from([(Attribute::Model, "m".to_owned())]);
+            },
+            "`fields` renames fields of a format",
+        );
         assert_eq!(source().validate(), Ok(()), "a topic is enough");
     }
 

@@ -169,27 +169,148 @@ const TIMES: [&str; 16] = [
     "1787300000123.5",
 ];
 
-const MODEL: &str = "gen_ai.request.model";
-const START: &str = "start_time";
-const STATUS: &str = "response_code";
-const FLAGS: &str = "response_flags";
-const USAGE: [&str; 6] = [
-    "gen_ai.usage.input_tokens",
-    "gen_ai.usage.cached_input_tokens",
-    "gen_ai.usage.cache_creation_input_tokens",
-    "gen_ai.usage.output_tokens",
-    "gen_ai.usage.reasoning_tokens",
-    "gen_ai.usage.total_tokens",
-];
-const IDS: [&str; 7] = [
-    MODEL,
-    "gen_ai.response.model",
-    "gen_ai.provider.name",
-    "route_name",
-    "x-request-id",
-    "x-tenant-id",
-    "x-user-id",
-];
+/// Where a format has what is spoilt; `/` steps into an object.
+#[derive(Debug)]
+pub struct Vocabulary {
+    /// All fields that name the model that was asked for.
+    models: &'static [&'static str],
+    /// When the request started.
+    start: &'static str,
+    /// What says what became of the request, with values to choose from.
+    outcomes: &'static [(&'static str, &'static [&'static str])],
+    /// Token counts; the first is not spared where usage is to stay.
+    usage: &'static [&'static str],
+    /// What a count is where there is none.
+    no_usage: &'static str,
+    /// All names of ids.
+    ids: &'static [&'static str],
+    /// What names the application.
+    app: (&'static str, &'static str),
+    /// Counts that contradict the others.
+    contradictions: &'static [(&'static str, &'static str)],
+}
+
+/// Of lines of Envoy AI Gateway.
+pub const ENVOY_AI_GATEWAY: Vocabulary = Vocabulary {
+    models: &["gen_ai.request.model"],
+    start: "start_time",
+    outcomes: &[
+        (
+            "response_code",
+            &["0", "200", "206", "302", "401", "403", "429", "500", "null"],
+        ),
+        (
+            "response_flags",
+            &["\"-\"", "\"DC\"", "\"UC,URX\"", "\"UF\"", "null", "7"],
+        ),
+    ],
+    usage: &[
+        "gen_ai.usage.input_tokens",
+        "gen_ai.usage.cached_input_tokens",
+        "gen_ai.usage.cache_creation_input_tokens",
+        "gen_ai.usage.output_tokens",
+        "gen_ai.usage.reasoning_tokens",
+        "gen_ai.usage.total_tokens",
+    ],
+    no_usage: "null",
+    ids: &[
+        "gen_ai.request.model",
+        "gen_ai.response.model",
+        "gen_ai.provider.name",
+        "route_name",
+        "x-request-id",
+        "x-tenant-id",
+        "x-user-id",
+    ],
+    app: ("x-tenant-id", "null"),
+    contradictions: &[
+        ("gen_ai.usage.cached_input_tokens", "9007199254740992"),
+        ("gen_ai.usage.reasoning_tokens", "9007199254740992"),
+        ("gen_ai.usage.total_tokens", "1"),
+        ("gen_ai.usage.input_tokens", "null"),
+        ("gen_ai.usage.output_tokens", "null"),
+    ],
+};
+
+/// Of payloads of LiteLLM's log.
+pub const LITELLM: Vocabulary = Vocabulary {
+    models: &["model_group", "model"],
+    start: "startTime",
+    outcomes: &[
+        (
+            "status",
+            &[
+                "\"success\"",
+                "\"failure\"",
+                "\"failure\"",
+                "\"-\"",
+                "\"ok\"",
+                "7",
+            ],
+        ),
+        (
+            "error_information/error_code",
+            &[
+                "\"401\"",
+                "403",
+                "\"429\"",
+                "\"499\"",
+                "\"500\"",
+                "\"teapot\"",
+                "null",
+                "{}",
+            ],
+        ),
+        (
+            "error_information/error_class",
+            &["\"BudgetExceededError\"", "\"Timeout\"", "null", "7"],
+        ),
+        ("cache_hit", &["true", "false", "null", "\"True\""]),
+    ],
+    usage: &[
+        "metadata/usage_object/prompt_tokens",
+        "metadata/usage_object/prompt_tokens_details/cached_tokens",
+        "metadata/usage_object/prompt_tokens_details/cache_creation_tokens",
+        "metadata/usage_object/prompt_tokens_details/audio_tokens",
+        "metadata/usage_object/cache_creation_input_tokens",
+        "metadata/usage_object/cache_read_input_tokens",
+        "metadata/usage_object/completion_tokens",
+        "metadata/usage_object/completion_tokens_details/reasoning_tokens",
+        "metadata/usage_object/completion_tokens_details/audio_tokens",
+        "metadata/usage_object/total_tokens",
+        "prompt_tokens",
+        "completion_tokens",
+        "total_tokens",
+    ],
+    no_usage: "0",
+    ids: &[
+        "model_group",
+        "model",
+        "hidden_params/litellm_model_name",
+        "custom_llm_provider",
+        "metadata/user_api_key_request_route",
+        "id",
+        "litellm_call_id",
+        "end_user",
+    ],
+    app: ("request_tags", "[]"),
+    contradictions: &[
+        (
+            "metadata/usage_object/prompt_tokens_details/cached_tokens",
+            "9007199254740992",
+        ),
+        ("metadata/usage_object/cache_read_input_tokens", "77"),
+        ("metadata/usage_object/cache_creation_input_tokens", "77"),
+        (
+            "metadata/usage_object/completion_tokens_details/reasoning_tokens",
+            "9007199254740992",
+        ),
+        ("metadata/usage_object/total_tokens", "1"),
+        ("metadata/usage_object/prompt_tokens", "null"),
+        ("metadata/usage_object", "{}"),
+        ("metadata/usage_object", "null"),
+    ],
+};
 
 /// Keys with their values' JSON texts, in the order in which they are written.
 type Fields = Vec<(String, String)>;
@@ -197,22 +318,38 @@ type Fields = Vec<(String, String)>;
 /// Makes messages from captured lines, the same ones for the same seed.
 #[derive(Debug)]
 pub struct Mutator {
+    words: &'static Vocabulary,
     lines: Vec<Fields>,
     state: u64,
     turn: usize,
 }
 
 impl Mutator {
-    /// Takes the captured lines, each a flat JSON object.
+    /// Takes captured lines of Envoy AI Gateway.
     ///
     /// # Panics
     ///
     /// Where there is no line, or one is no JSON object.
     #[must_use]
     pub fn new<'l>(seed: u64, lines: impl IntoIterator<Item = &'l str>) -> Self {
+        Self::of(&ENVOY_AI_GATEWAY, seed, lines)
+    }
+
+    /// Takes captured lines of a format.
+    ///
+    /// # Panics
+    ///
+    /// Where there is no line, or one is no JSON object.
+    #[must_use]
+    pub fn of<'l>(
+        words: &'static Vocabulary,
+        seed: u64,
+        lines: impl IntoIterator<Item = &'l str>,
+    ) -> Self {
         let lines: Vec<Fields> = lines.into_iter().map(fields_of).collect();
         assert!(!lines.is_empty(), "a generator needs a line to spoil");
         Self {
+            words,
             lines,
             state: seed,
             turn: 0,
@@ -286,11 +423,11 @@ impl Mutator {
                 self.set_any(&mut fields, value);
             }
             Mutation::Number => {
-                let (key, value) = (self.pick(&USAGE), self.pick(&NUMBERS));
+                let (key, value) = (self.pick(self.words.usage), self.pick(&NUMBERS));
                 set(&mut fields, key, value);
             }
             Mutation::Text => {
-                let key = self.pick(&IDS);
+                let key = self.pick(self.words.ids);
                 let value = match self.below(TEXTS.len() + 3) {
                     0 => format!("\"{}\"", "i".repeat(256)),
                     1 => format!("\"{}\"", "i".repeat(257)),
@@ -301,14 +438,14 @@ impl Mutator {
             }
             Mutation::Time => {
                 let value = self.pick(&TIMES);
-                set(&mut fields, START, value);
+                set(&mut fields, self.words.start, value);
             }
             Mutation::Outcome => self.change_outcome(&mut fields),
             Mutation::NoModel => self.forget_model(&mut fields),
             Mutation::NoUsage => {
-                USAGE.iter().for_each(|key| set(&mut fields, key, "null"));
+                self.forget_usage(&mut fields);
                 if self.below(2) == 0 {
-                    set(&mut fields, "x-tenant-id", "null");
+                    self.forget_app(&mut fields);
                 }
             }
             Mutation::Contradict => self.contradict(&mut fields),
@@ -337,19 +474,29 @@ impl Mutator {
         written(&fields)
     }
 
-    /// Writes another status and other flags; one time in two each without usage or application.
+    /// Writes another outcome; one time in two each without usage or application.
     fn change_outcome(&mut self, fields: &mut Fields) {
-        let statuses = ["0", "200", "206", "302", "401", "403", "429", "500", "null"];
-        let flags = ["\"-\"", "\"DC\"", "\"UC,URX\"", "\"UF\"", "null", "7"];
-        let (status, flags) = (self.pick(&statuses), self.pick(&flags));
-        set(fields, STATUS, status);
-        set(fields, FLAGS, flags);
-        if self.below(2) == 0 {
-            USAGE.iter().for_each(|key| set(fields, key, "null"));
+        for (key, values) in self.words.outcomes {
+            let value = self.pick(values);
+            set(fields, key, value);
         }
         if self.below(2) == 0 {
-            set(fields, "x-tenant-id", "null");
+            self.forget_usage(fields);
         }
+        if self.below(2) == 0 {
+            self.forget_app(fields);
+        }
+    }
+
+    fn forget_usage(&self, fields: &mut Fields) {
+        for key in self.words.usage {
+            set(fields, key, self.words.no_usage);
+        }
+    }
+
+    fn forget_app(&self, fields: &mut Fields) {
+        let (key, none) = self.words.app;
+        set(fields, key, none);
     }
 
     fn duplicate_key(&mut self, fields: &mut Fields) {
@@ -377,31 +524,25 @@ impl Mutator {
         let gone = self.pick(&["null", "\"-\"", "\"\""]);
         // One time in three some usage stays, and the line is no line of another request.
         let keeps_usage = self.below(3) == 0;
-        set(fields, MODEL, gone);
-        for key in USAGE.into_iter().skip(usize::from(keeps_usage)) {
+        for key in self.words.models {
+            set(fields, key, gone);
+        }
+        for key in self.words.usage.iter().skip(usize::from(keeps_usage)) {
             set(fields, key, gone);
         }
     }
 
     fn contradict(&mut self, fields: &mut Fields) {
-        match self.below(5) {
-            0 => set(
-                fields,
-                "gen_ai.usage.cached_input_tokens",
-                "9007199254740992",
-            ),
-            1 => set(fields, "gen_ai.usage.reasoning_tokens", "9007199254740992"),
-            2 => set(fields, "gen_ai.usage.total_tokens", "1"),
-            3 => set(fields, "gen_ai.usage.input_tokens", "null"),
-            _ => set(fields, "gen_ai.usage.output_tokens", "null"),
-        }
+        let (key, value) = self.pick(self.words.contradictions);
+        set(fields, key, value);
     }
 
     /// Writes the same line in another way.
     fn rewritten(&mut self, fields: &Fields) -> String {
         let mut fields = fields.clone();
         for (key, value) in &mut fields {
-            if USAGE.contains(&key.as_str()) && value != "null" {
+            let is_count = self.words.usage.contains(&key.as_str());
+            if is_count && value != "null" && !value.starts_with('"') {
                 *value = format!("\"{value}\"");
             }
             if self.below(4) == 0 {
@@ -560,10 +701,31 @@ fn fields_of(line: &str) -> Fields {
         .collect()
 }
 
-fn set(fields: &mut Fields, key: &str, value: &str) {
-    match fields.iter_mut().find(|(known, _)| known == key) {
-        Some((_, old)) => value.clone_into(old),
-        None => fields.push((key.to_owned(), value.to_owned())),
+/// Sets a field; a path steps into the objects on its way, and makes them where there are none.
+fn set(fields: &mut Fields, path: &str, value: &str) {
+    let (key, rest) = match path.split_once('/') {
+        Some((key, rest)) => (key, Some(rest)),
+        None => (path, None),
+    };
+    let old = fields.iter().position(|(known, _)| known == key);
+    let index = old.unwrap_or_else(|| {
+        fields.push((key.to_owned(), "{}".to_owned()));
+        fields.len() - 1
+    });
+    let Some((_, old)) = fields.get_mut(index) else {
+        return;
+    };
+    match rest {
+        None => value.clone_into(old),
+        Some(rest) => {
+            let mut inside = if old.starts_with('{') {
+                fields_of(old)
+            } else {
+                Fields::new()
+            };
+            set(&mut inside, rest, value);
+            *old = written(&inside);
+        }
     }
 }
 

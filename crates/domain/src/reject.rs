@@ -23,6 +23,14 @@ pub enum Reason {
     MissingField,
     /// A field holds another type than it must.
     WrongType,
+    /// A field holds a word that its format does not have.
+    UnknownValue,
+    /// A field that a strict format does not have.
+    UnknownField,
+    /// A meter that the ledger does not have.
+    UnknownMeter,
+    /// The event has the shape of no format that is recognised.
+    UnknownShape,
     /// A quantity is negative, fractional, not a number, or beyond 2⁵³.
     BadNumber,
     /// A time cannot be read or lies outside the years 1970 to 9999.
@@ -43,7 +51,7 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons, in the order of their declaration.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 19] = [
         Self::Empty,
         Self::TooLarge,
         Self::NotJson,
@@ -51,6 +59,10 @@ impl Reason {
         Self::DuplicateKey,
         Self::MissingField,
         Self::WrongType,
+        Self::UnknownValue,
+        Self::UnknownField,
+        Self::UnknownMeter,
+        Self::UnknownShape,
         Self::BadNumber,
         Self::BadTime,
         Self::BadId,
@@ -72,6 +84,10 @@ impl Reason {
             Self::DuplicateKey => "duplicate_key",
             Self::MissingField => "missing_field",
             Self::WrongType => "wrong_type",
+            Self::UnknownValue => "unknown_value",
+            Self::UnknownField => "unknown_field",
+            Self::UnknownMeter => "unknown_meter",
+            Self::UnknownShape => "unknown_shape",
             Self::BadNumber => "bad_number",
             Self::BadTime => "bad_time",
             Self::BadId => "bad_id",
