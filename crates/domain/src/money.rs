@@ -85,6 +85,23 @@ impl Rate {
         self.0
     }
 
+    /// Reads a rate as [`FromStr`] does, but rounds what stands beyond the 18th place, half up: for
+    /// numbers that were floats once.
+    ///
+    /// # Errors
+    ///
+    /// [`DecimalError`], never [`DecimalError::TooPrecise`].
+    pub fn from_str_rounded(text: &str) -> Result<Self, DecimalError> {
+        Self::from_parsed(parse_units(text, Excess::Round)?)
+    }
+
+    fn from_parsed(units: i128) -> Result<Self, DecimalError> {
+        if units < 0 {
+            return Err(DecimalError::Negative);
+        }
+        Self::from_units(units).ok_or(DecimalError::TooLarge)
+    }
+
     /// Returns the amount for a quantity; `None` beyond `NUMERIC(38,18)`.
     #[must_use]
     pub fn checked_times(self, quantity: u64) -> Option<Amount> {
@@ -98,7 +115,8 @@ impl FromStr for Amount {
     type Err = DecimalError;
 
     fn from_str(text: &str) -> Result<Self, DecimalError> {
-        parse_units(text).and_then(|units| Self::from_units(units).ok_or(DecimalError::TooLarge))
+        parse_units(text, Excess::Refuse)
+            .and_then(|units| Self::from_units(units).ok_or(DecimalError::TooLarge))
     }
 }
 
@@ -106,11 +124,7 @@ impl FromStr for Rate {
     type Err = DecimalError;
 
     fn from_str(text: &str) -> Result<Self, DecimalError> {
-        let units = parse_units(text)?;
-        if units < 0 {
-            return Err(DecimalError::Negative);
-        }
-        Self::from_units(units).ok_or(DecimalError::TooLarge)
+        Self::from_parsed(parse_units(text, Excess::Refuse)?)
     }
 }
 
@@ -126,6 +140,15 @@ impl fmt::Display for Rate {
     }
 }
 
+/// What becomes of digits beyond the 18th place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Excess {
+    /// Other than zeros, they are an error.
+    Refuse,
+    /// They are rounded, half up.
+    Round,
+}
+
 /// Reads `[-+]digits[.digits][e[-+]digits]` exactly.
 ///
 /// | text | units |
@@ -135,7 +158,7 @@ impl fmt::Display for Rate {
 /// | `-2` | −2 × 10¹⁸ |
 /// | `1e-19` | error: too precise |
 /// | `.5`, `5.`, `0x1`, `NaN`, `1_000` | error: malformed |
-fn parse_units(text: &str) -> Result<i128, DecimalError> {
+fn parse_units(text: &str, excess: Excess) -> Result<i128, DecimalError> {
     let (mantissa, exponent) = match text.split_once(['e', 'E']) {
         Some((mantissa, exponent)) => {
             let digits = exponent.strip_prefix(['-', '+']).unwrap_or(exponent);
@@ -165,7 +188,7 @@ fn parse_units(text: &str) -> Result<i128, DecimalError> {
     require_digits(whole)?;
     let places = i64::try_from(fraction.len()).map_err(|_| DecimalError::TooPrecise)?;
     let scale = exponent.saturating_sub(places).saturating_add(18);
-    let units = scaled(whole.bytes().chain(fraction.bytes()), scale)?;
+    let units = scaled(whole.bytes().chain(fraction.bytes()), scale, excess)?;
     Ok(if is_negative {
         units.saturating_neg()
     } else {
@@ -180,8 +203,13 @@ fn require_digits(text: &str) -> Result<(), DecimalError> {
     Ok(())
 }
 
-/// Returns the digits times ten to the scale; digits that a negative scale cuts off must be zeros.
-fn scaled(digits: impl Iterator<Item = u8> + Clone, scale: i64) -> Result<i128, DecimalError> {
+/// Returns the digits times ten to the scale; digits that a negative scale cuts off must be zeros, or
+/// are rounded.
+fn scaled(
+    digits: impl Iterator<Item = u8> + Clone,
+    scale: i64,
+    excess: Excess,
+) -> Result<i128, DecimalError> {
     let digits = digits.skip_while(|byte| *byte == b'0');
     let count = i64::try_from(digits.clone().count()).map_err(|_| DecimalError::TooLarge)?;
     let kept = count.saturating_add(scale.min(0));
@@ -193,8 +221,10 @@ fn scaled(digits: impl Iterator<Item = u8> + Clone, scale: i64) -> Result<i128, 
                 .checked_mul(10)
                 .and_then(|units| units.checked_add(digit))
                 .ok_or(DecimalError::TooLarge)?;
-        } else if digit != 0 {
+        } else if excess == Excess::Refuse && digit != 0 {
             return Err(DecimalError::TooPrecise);
+        } else if place == kept && digit >= 5 {
+            units = units.checked_add(1).ok_or(DecimalError::TooLarge)?;
         }
     }
     if units == 0 || scale <= 0 {

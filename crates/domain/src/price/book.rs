@@ -2,11 +2,9 @@
 //!
 //! Invariant: two books are equal exactly when their canonical forms are, and the canonical form
 //! reads back as the same book; Postgres keeps that form as a version. Deliberately absent: which
-//! rates an event gets (see `resolve`) and the syntax of files (see `csv_file` and `toml_file`).
+//! rates an event gets (see `resolve`), the syntax of files (see `file`) and of how many lists the book was made (see `layer`).
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry as Slot;
-use std::path::Path;
 
 use chrono::NaiveDate;
 
@@ -15,11 +13,9 @@ use crate::meter::Meter;
 use crate::money::Rate;
 use crate::time::UnixMs;
 
-use super::csv_file::{self, Layout};
-use super::entry::{
-    Column, Entry, LineError, PriceFileError, RateKey, RateValue, RawRow, Says, nearest,
-};
-use super::toml_file;
+use super::csv_file::{self, Strictness};
+use super::entry::{Column, LineError, PriceFileError, RateKey, RateValue, nearest};
+use super::file::{Layout, PriceFile, Reading};
 
 const SHIPPED: &str = include_str!("../../prices/shipped.csv");
 
@@ -102,23 +98,35 @@ impl PriceBook {
     /// | an alias of the same name | the alias stands for the new target |
     /// | nothing | they stay |
     ///
-    /// A file's name ends in `.csv` (the shipped layout `provider, model, meter, above_input_tokens,
-    /// usd_per_unit, source`, and `read`, `from`, `alias_of` where wanted) or in `.toml` (`[[rate]]`
-    /// and `[[alias]]` tables with the same names).
+    /// The file's layout is recognised by what stands in it, see [`PriceFile::read`].
     ///
     /// # Errors
     ///
     /// [`PriceFileError`] names the first line at fault; nothing is applied, the author mends it.
     pub fn with_file(&self, file_name: &str, text: &str) -> Result<Self, PriceFileError> {
-        let read = || {
-            let rows = read_rows(file_name, text)?;
-            self.with_rows(rows, file_name)
-        };
-        read().map_err(|(line, problem)| PriceFileError {
-            file: file_name.to_owned(),
-            line,
-            problem,
-        })
+        self.with(&PriceFile::read(file_name, text)?)
+    }
+
+    /// Returns this book with a price file laid over it, as [`Self::with_file`] does.
+    ///
+    /// # Errors
+    ///
+    /// [`PriceFileError`] names the first alias that points nowhere; nothing is applied.
+    pub fn with(&self, file: &PriceFile) -> Result<Self, PriceFileError> {
+        let mut book = self.clone();
+        file.layer().lay_rates_over(&mut book);
+        for (line, provider, name) in &file.aliases {
+            let of_provider = file.layer().content.providers.get(provider);
+            let target = of_provider.and_then(|prices| prices.aliases.get(name));
+            let target = target.cloned().unwrap_or_default();
+            book.add_alias(*line, provider, name.clone(), target)
+                .map_err(|(line, problem)| PriceFileError {
+                    file: file.name().to_owned(),
+                    line,
+                    problem,
+                })?;
+        }
+        Ok(book)
     }
 
     /// Reads the form that [`Self::to_canonical`] writes.
@@ -127,21 +135,20 @@ impl PriceBook {
     ///
     /// [`PriceFileError`] where the text is anything else: it was changed since it was written.
     pub fn from_canonical(text: &str) -> Result<Self, PriceFileError> {
-        let read = || {
-            let book = Self::default()
-                .with_rows(csv_file::read(text, Layout::Canonical)?, CANONICAL_NAME)?;
-            let differs = book.to_canonical() != text;
-            if differs {
-                Err((1, "is not in the form it was stored in".to_owned()))
-            } else {
-                Ok(book)
-            }
-        };
-        read().map_err(|(line, problem)| PriceFileError {
+        let of_book = |line, problem| PriceFileError {
             file: CANONICAL_NAME.to_owned(),
             line,
             problem,
-        })
+        };
+        let rows = csv_file::read(text, Strictness::Canonical)
+            .and_then(|rows| Reading::of_rows(CANONICAL_NAME, rows))
+            .map_err(|(line, problem)| of_book(line, problem))?;
+        let book = Self::default().with(&rows.into_file(CANONICAL_NAME, Layout::Csv))?;
+        if book.to_canonical() == text {
+            Ok(book)
+        } else {
+            Err(of_book(1, "is not in the form it was stored in".to_owned()))
+        }
     }
 
     /// Writes the whole book as CSV, one way only: all columns, rows ascending, numbers shortest. It
@@ -224,32 +231,15 @@ impl PriceBook {
         })
     }
 
-    fn with_rows(&self, rows: Vec<RawRow>, source: &str) -> Result<Self, LineError> {
-        let mut of_file = FileRates::default();
-        let mut aliases = Vec::new();
-        for row in rows {
-            let Entry {
-                line,
-                provider,
-                model,
-                says,
-            } = row.check(source)?;
-            match says {
-                Says::Rate(key, value) => of_file.add((provider, model), key, value, line)?,
-                Says::AliasOf(target) => aliases.push((line, provider, model, target)),
-            }
+    /// Leaves out aliases that point nowhere or whose names have rates, and providers without any.
+    pub(super) fn tidy(&mut self) {
+        for prices in self.providers.values_mut() {
+            let models = &prices.models;
+            prices
+                .aliases
+                .retain(|name, target| models.contains_key(target) && !models.contains_key(name));
         }
-        let mut book = self.clone();
-        of_file.lay_over(&mut book);
-        let mut alias_lines = BTreeMap::new();
-        for (line, provider, name, target) in aliases {
-            if let Some(first) = alias_lines.insert((provider.clone(), name.clone()), line) {
-                let problem = format!("{name} is an alias on line {first} already; leave one out");
-                return Err((line, problem));
-            }
-            book.add_alias(line, &provider, name, target)?;
-        }
-        Ok(book)
+        self.providers.retain(|_, prices| !prices.models.is_empty());
     }
 
     fn add_alias(
@@ -284,20 +274,6 @@ impl PriceBook {
     }
 }
 
-fn read_rows(file_name: &str, text: &str) -> Result<Vec<RawRow>, LineError> {
-    let extension = Path::new(file_name)
-        .extension()
-        .and_then(|extension| extension.to_str());
-    match extension {
-        Some("csv") => csv_file::read(text, Layout::Written),
-        Some("toml") => toml_file::read(text),
-        Some(_) | None => {
-            let problem = "cannot tell the format by the name; let it end in .csv or .toml";
-            Err((1, problem.to_owned()))
-        }
-    }
-}
-
 /// Writes one row of CSV (RFC 4180); a cell that could be read otherwise goes into quotes.
 fn push_row(text: &mut String, cells: [&str; 9]) {
     for (place, cell) in cells.into_iter().enumerate() {
@@ -313,48 +289,4 @@ fn push_row(text: &mut String, cells: [&str; 9]) {
         }
     }
     text.push('\n');
-}
-
-/// The rates of one file, and the line of each.
-#[derive(Default)]
-struct FileRates {
-    models: BTreeMap<(String, String), BTreeMap<RateKey, (RateValue, usize)>>,
-}
-
-impl FileRates {
-    fn add(
-        &mut self,
-        model: (String, String),
-        key: RateKey,
-        value: RateValue,
-        line: usize,
-    ) -> Result<(), LineError> {
-        match self.models.entry(model).or_default().entry(key) {
-            Slot::Vacant(slot) => {
-                slot.insert((value, line));
-                Ok(())
-            }
-            Slot::Occupied(slot) => {
-                let (_, first) = slot.get();
-                let problem = format!(
-                    "gives the rate of line {first} again (same provider, model, meter, \
-                     above_input_tokens and from); leave one out"
-                );
-                Err((line, problem))
-            }
-        }
-    }
-
-    fn lay_over(self, book: &mut PriceBook) {
-        for ((provider, model), rates) in self.models {
-            let prices = book.providers.entry(provider).or_default();
-            // A name with rates of its own is no alias any longer.
-            prices.aliases.remove(&model);
-            let known = prices.models.entry(model).or_default();
-            if rates.keys().any(|key| key.start.is_none()) {
-                known.clear();
-            }
-            known.extend(rates.into_iter().map(|(key, (value, _))| (key, value)));
-        }
-    }
 }

@@ -9,7 +9,7 @@ use super::entry::{Column, LineError, RawRow};
 
 /// How strictly the text is read.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Layout {
+pub(super) enum Strictness {
     /// As people write it: white space around cells, empty lines and `#` lines say nothing.
     Written,
     /// As [`super::PriceBook::to_canonical`] writes it: every byte counts.
@@ -17,26 +17,22 @@ pub(super) enum Layout {
 }
 
 /// Reads the rows of a CSV file.
-pub(super) fn read(text: &str, layout: Layout) -> Result<Vec<RawRow>, LineError> {
-    let is_written = layout == Layout::Written;
-    let text = text
-        .strip_prefix('\u{feff}')
-        .filter(|_| is_written)
-        .unwrap_or(text);
+pub(super) fn read(text: &str, strictness: Strictness) -> Result<Vec<RawRow>, LineError> {
+    let is_written = strictness == Strictness::Written;
     let mut reader = ReaderBuilder::new()
         .has_headers(false)
         .flexible(true)
         .trim(if is_written { Trim::All } else { Trim::None })
         .comment(is_written.then_some(b'#'))
         .from_reader(text.as_bytes());
-    let mut columns: Option<Vec<Column>> = None;
+    let mut columns: Option<Vec<Option<Column>>> = None;
     let mut rows = Vec::new();
     for record in reader.records() {
         let record = record.map_err(|error| (1, format!("is not CSV: {error}")))?;
         let line = line_of(&record, text);
         match &columns {
             None => columns = Some(header(&record, line)?),
-            Some(columns) => rows.push(row(&record, columns, line)?),
+            Some(columns) => rows.push(row(&record, columns, strictness, line)?),
         }
     }
     if columns.is_none() {
@@ -45,17 +41,17 @@ pub(super) fn read(text: &str, layout: Layout) -> Result<Vec<RawRow>, LineError>
     Ok(rows)
 }
 
-fn header(record: &StringRecord, line: usize) -> Result<Vec<Column>, LineError> {
+fn header(record: &StringRecord, line: usize) -> Result<Vec<Option<Column>>, LineError> {
     let mut columns = Vec::with_capacity(record.len());
     for name in record {
         let column = Column::named(name).map_err(|problem| (line, problem))?;
-        if columns.contains(&column) {
+        if column.is_some() && columns.contains(&column) {
             return Err((line, format!("column {name} occurs twice; leave one out")));
         }
         columns.push(column);
     }
     for column in [Column::Provider, Column::Model] {
-        if !columns.contains(&column) {
+        if !columns.contains(&Some(column)) {
             let name = column.name();
             return Err((
                 line,
@@ -70,7 +66,12 @@ fn header_names() -> String {
     Column::ALL.map(Column::name).join(",")
 }
 
-fn row(record: &StringRecord, columns: &[Column], line: usize) -> Result<RawRow, LineError> {
+fn row(
+    record: &StringRecord,
+    columns: &[Option<Column>],
+    strictness: Strictness,
+    line: usize,
+) -> Result<RawRow, LineError> {
     if record.len() != columns.len() {
         let problem = format!(
             "has {} cells where the first line names {} columns; fill it up with commas, and quote \
@@ -80,14 +81,28 @@ fn row(record: &StringRecord, columns: &[Column], line: usize) -> Result<RawRow,
         );
         return Err((line, problem));
     }
-    let cells = columns
-        .iter()
-        .zip(record)
-        .filter(|(_, text)| !text.is_empty());
-    let cells = cells
-        .map(|(column, text)| (*column, text.to_owned(), line))
-        .collect();
+    let mut cells = Vec::with_capacity(columns.len());
+    for (column, text) in columns.iter().zip(record) {
+        if let Some(column) = column
+            && !text.is_empty()
+        {
+            let text = if strictness == Strictness::Written {
+                without_apostrophe(text)
+            } else {
+                text
+            };
+            cells.push((*column, text.to_owned(), line));
+        }
+    }
     Ok(RawRow { line, cells })
+}
+
+/// Takes off the apostrophe that `prices list` and spreadsheets put before a text which would
+/// otherwise be a formula; no name begins with both.
+fn without_apostrophe(text: &str) -> &str {
+    text.strip_prefix('\'')
+        .filter(|rest| rest.starts_with(['=', '+', '-', '@']))
+        .unwrap_or(text)
 }
 
 /// Returns the line on which a record begins, from 1. The reader's own position lies before the

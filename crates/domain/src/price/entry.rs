@@ -66,10 +66,14 @@ impl Column {
         }
     }
 
-    /// Finds a column by its name; else says which one was probably meant.
-    pub(super) fn named(name: &str) -> Result<Self, String> {
+    /// Finds a column by its name, none for what `prices list` prints beside them; else says which
+    /// one was probably meant.
+    pub(super) fn named(name: &str) -> Result<Option<Self>, String> {
+        if name == LISTED_ONLY {
+            return Ok(None);
+        }
         let named = Self::ALL.into_iter().find(|column| column.name() == name);
-        named.ok_or_else(|| {
+        named.map(Some).ok_or_else(|| {
             let names = Self::ALL.map(Self::name);
             format!(
                 "there is no {name:?} in a price file; {}",
@@ -78,6 +82,9 @@ impl Column {
         })
     }
 }
+
+/// A column that `prices list` prints and that a file is not asked for: the layer a rate lies in.
+const LISTED_ONLY: &str = "layer";
 
 /// A row as a file spells it: the columns that are not empty, each with its line.
 pub(super) struct RawRow {
@@ -100,10 +107,19 @@ pub(super) struct Entry {
 
 /// What a row says of its model.
 pub(super) enum Says {
-    /// One rate.
-    Rate(RateKey, RateValue),
+    /// One rate, and whether digits beyond the 18th were rounded.
+    Rate(RateKey, RateValue, Rounded),
     /// The name is another spelling of this model.
     AliasOf(String),
+}
+
+/// Whether a rate is the file's number to the last digit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rounded {
+    /// It is.
+    No,
+    /// What a float left beyond the 18th decimal place was rounded.
+    Yes,
 }
 
 /// What a rate of one model is told apart by; in this order in the canonical form.
@@ -137,8 +153,8 @@ impl RawRow {
             Says::AliasOf(self.check_alias(&model)?)
         } else {
             self.check_pattern(&model)?;
-            let (key, value) = self.check_rate(source)?;
-            Says::Rate(key, value)
+            let (key, value, rounded) = self.check_rate(source)?;
+            Says::Rate(key, value, rounded)
         };
         Ok(Entry {
             line: self.line,
@@ -170,11 +186,12 @@ impl RawRow {
         Ok(target)
     }
 
-    fn check_rate(&self, source: &str) -> Result<(RateKey, RateValue), LineError> {
+    fn check_rate(&self, source: &str) -> Result<(RateKey, RateValue, Rounded), LineError> {
         let (meter, line) = self.require(Column::Meter)?;
         let meter = Meter::from_str(meter).map_err(|_| (line, unknown_meter(meter)))?;
         let (rate, line) = self.require(Column::UsdPerUnit)?;
-        let rate = Rate::from_str(rate).map_err(|error| (line, bad_rate(rate, error)))?;
+        let (rate, rounded) =
+            parse_rate(rate).map_err(|error| (line, bad_rate("usd_per_unit", rate, error)))?;
         let key = RateKey {
             meter,
             above_input_tokens: self.parse_or(Column::AboveInputTokens, 0, parse_tokens)?,
@@ -195,6 +212,7 @@ impl RawRow {
                 source: source.to_owned(),
                 read,
             },
+            rounded,
         ))
     }
 
@@ -259,7 +277,7 @@ impl RawRow {
 }
 
 /// A text that the canonical form carries unchanged and that people can tell from another.
-fn check_text(text: &str) -> Result<(), String> {
+pub(super) fn check_text(text: &str) -> Result<(), String> {
     if text.chars().any(char::is_control) {
         return Err("holds a control character; leave it out".to_owned());
     }
@@ -285,14 +303,28 @@ fn unknown_meter(name: &str) -> String {
     }
 }
 
-fn bad_rate(text: &str, error: DecimalError) -> String {
+/// Reads a rate; digits beyond the 18th place, which floats leave behind, are rounded, unless nothing
+/// would be left.
+pub(super) fn parse_rate(text: &str) -> Result<(Rate, Rounded), DecimalError> {
+    match Rate::from_str(text) {
+        Ok(rate) => Ok((rate, Rounded::No)),
+        Err(DecimalError::TooPrecise) => match Rate::from_str_rounded(text)? {
+            rate if rate.units() == 0 => Err(DecimalError::TooPrecise),
+            rate => Ok((rate, Rounded::Yes)),
+        },
+        Err(error) => Err(error),
+    }
+}
+
+/// Says what is wrong with a rate and how to mend it; `name` is what the file calls it.
+pub(super) fn bad_rate(name: &str, text: &str, error: DecimalError) -> String {
     let cure = match error {
         DecimalError::Malformed => "write a decimal such as 0.00000015",
         DecimalError::TooPrecise => "round it to 18",
         DecimalError::TooLarge => "a rate is below 10^20",
         DecimalError::Negative => "a rate is 0 or more",
     };
-    format!("usd_per_unit {text:?} {error}; {cure}")
+    format!("{name} {text:?} {error}; {cure}")
 }
 
 fn parse_tokens(text: &str) -> Result<u64, String> {

@@ -280,9 +280,96 @@ const WRONG: &[(&str, &str, &str)] = &[
         "p.csv line 2: an alias has no meter; leave meter empty",
     ),
     (
-        "prices.json",
-        "[]",
-        "prices.json line 1: cannot tell the format by the name; let it end in .csv or .toml",
+        "prices",
+        "# a letter\nDear all\n",
+        "prices line 2: is no price file: begin it with a line of column names (CSV), [[rate]] \
+         (TOML), `rates:` (YAML) or { (LiteLLM's map)",
+    ),
+    (
+        "p.json",
+        "{\n  \"a\": 1\n}\n",
+        "p.json line 1: is neither a list `rates` nor LiteLLM's map, in which each model has a \
+         litellm_provider and its prices",
+    ),
+    (
+        "p.json",
+        "{\n  \"m\": {\"litellm_provider\": \"p\", \"input_cost_per_token\": 1e-7,}\n}\n",
+        "p.json line 2: is not JSON: key must be a string",
+    ),
+    (
+        "p.json",
+        "{\"m\": {\n\"litellm_provider\": \"p\",\n\"input_cost_per_token\": \"1e-7 $\"}}\n",
+        "p.json line 3: \"m\": input_cost_per_token \"1e-7 $\" is not a decimal number; write a \
+         decimal such as 0.00000015",
+    ),
+    (
+        "p.json",
+        "{\"m\": {\n\"litellm_provider\": \"p\",\n\"output_cost_per_second\": true}}\n",
+        "p.json line 3: \"m\": output_cost_per_second \"true\" is not a decimal number; write a \
+         decimal such as 0.00000015",
+    ),
+    (
+        "p.json",
+        "{\"m\": {\n\"litellm_provider\": \"p\",\n\"input_cost_per_token\": -1e-7}}\n",
+        "p.json line 3: \"m\": input_cost_per_token \"-1e-7\" is negative; a rate is 0 or more",
+    ),
+    (
+        "p.json",
+        "{\"m\": {\"litellm_provider\": \"p\",\n\"input_cost_per_token\": 1e-30}}\n",
+        "p.json line 2: \"m\": input_cost_per_token \"1e-30\" has more than 18 decimal places; round \
+         it to 18",
+    ),
+    (
+        "p.json",
+        "{\"m\": {\"input_cost_per_token\": 1e-7,\n\"input_cost_per_token\": 2e-7}}\n",
+        "p.json line 2: \"input_cost_per_token\" stands on line 1 already; leave one out",
+    ),
+    (
+        "p.json",
+        "{\n\"m\": {\"input_cost_per_token\": 1e-7}}\n",
+        "p.json line 2: \"m\" has no litellm_provider; add one",
+    ),
+    (
+        "p.json",
+        "{\"m\": {\"litellm_provider\": \"p\", \"tiered_pricing\": [\n{\"range\": [\"few\"], \
+         \"input_cost_per_token\": 1e-7}]}}\n",
+        "p.json line 2: \"m\": a tier's range is no pair of token counts; write [0, 32000]",
+    ),
+    (
+        "p.yaml",
+        "rates:\n  - provider: p\n    model: m\n    meter: images\n    usd_per_unit: 0,1\n",
+        "p.yaml line 5: usd_per_unit \"0,1\" is not a decimal number; write a decimal such as \
+         0.00000015",
+    ),
+    (
+        "p.yaml",
+        "rates:\n  - provider: p\n    modl: m\n",
+        "p.yaml line 3: there is no \"modl\" in a price file; the nearest name is model",
+    ),
+    (
+        "p.yaml",
+        "rates: []\nrules: []\n",
+        "p.yaml line 2: there is no \"rules\" in a price file; the nearest name is rates",
+    ),
+    (
+        "p.yaml",
+        "rates:\n  - provider: p\n    provider: q\n",
+        "p.yaml line 3: \"provider\" stands on line 2 already; leave one out",
+    ),
+    (
+        "p.yaml",
+        "rates:\n  - &all {provider: p, model: m}\n  - *all\n",
+        "p.yaml line 3: stands for another place by `*`; write out what stands there",
+    ),
+    (
+        "p.yaml",
+        "---\n- provider: p\n---\n- provider: q\n",
+        "p.yaml line 4: begins a second document; put each into a file of its own",
+    ),
+    (
+        "p.yaml",
+        "- provider: p\n  model: m\n  meter: [images]\n",
+        "p.yaml line 3: meter is no text and no number; write one",
     ),
     (
         "p.toml",
@@ -437,8 +524,9 @@ proptest! {
     #[test]
     fn any_text_is_read_or_refused_in_one_line(text in ".{0,200}", lines in "([a-z,=\\[\\]\"'#. ]{0,20}\n){0,6}") {
         for text in [text, format!("provider,model,meter,usd_per_unit\n{lines}"), lines] {
-            for file in ["p.csv", "p.toml"] {
-                if let Err(error) = PriceBook::default().with_file(file, &text) {
+            for start in ["", "[[rate]]\n", "rates:\n", "{", "---\n"] {
+                let text = format!("{start}{text}");
+                if let Err(error) = PriceBook::default().with_file("p", &text) {
                     prop_assert_eq!(error.to_string().lines().count(), 1);
                 }
             }

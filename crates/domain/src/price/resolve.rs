@@ -146,7 +146,7 @@ impl PricedModel {
 }
 
 /// A rate that holds at some instant: its meter, its tier, itself.
-type Holding = (Meter, u64, Rate);
+pub(super) type Holding = (Meter, u64, Rate);
 
 impl Period {
     /// Builds what holds from `at` on; `None`: from the beginning of time.
@@ -189,7 +189,7 @@ impl Period {
 }
 
 /// Returns the rates that hold at an instant: of each meter and tier the one that started last.
-fn holding_at(rates: &ModelRates, at: Option<UnixMs>) -> Vec<Holding> {
+pub(super) fn holding_at(rates: &ModelRates, at: Option<UnixMs>) -> Vec<Holding> {
     let mut holding: Vec<Holding> = Vec::new();
     // Keys ascend by meter, tier, start, and no start comes before any.
     for (key, value) in rates.iter().filter(|(key, _)| key.start <= at) {
@@ -204,7 +204,10 @@ fn holding_at(rates: &ModelRates, at: Option<UnixMs>) -> Vec<Holding> {
 
 /// Returns the rate of each meter in one tier and the meter it comes from: the meter's own of this
 /// tier, else of the next lower one that has it; else the same for the meter it falls back to.
-fn rates_of_tier(rates: &[Holding], above_input_tokens: u64) -> PerMeter<Option<(Rate, Meter)>> {
+pub(super) fn rates_of_tier(
+    rates: &[Holding],
+    above_input_tokens: u64,
+) -> PerMeter<Option<(Rate, Meter)>> {
     let own = |wanted: Meter| {
         let of_meter = rates
             .iter()

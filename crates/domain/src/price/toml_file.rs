@@ -7,6 +7,7 @@ use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
 use super::entry::{Column, LineError, RawRow, nearest};
+use super::lines::Lines;
 
 /// Reads the rows of a TOML file.
 pub(super) fn read(text: &str) -> Result<Vec<RawRow>, LineError> {
@@ -41,24 +42,7 @@ pub(super) fn read(text: &str) -> Result<Vec<RawRow>, LineError> {
     Ok(rows)
 }
 
-/// Where the lines of a text end: ascending offsets of its line feeds, in bytes.
-struct Lines {
-    ends: Vec<usize>,
-}
-
 impl Lines {
-    fn of(text: &str) -> Self {
-        Self {
-            ends: text.match_indices('\n').map(|(at, _)| at).collect(),
-        }
-    }
-
-    fn line_at(&self, byte: usize) -> usize {
-        self.ends
-            .partition_point(|end| *end < byte)
-            .saturating_add(1)
-    }
-
     fn line_of<T>(&self, part: &Spanned<T>) -> usize {
         self.line_at(part.span().start)
     }
@@ -73,8 +57,9 @@ impl Lines {
         };
         let mut cells = Vec::with_capacity(table.len());
         for (name, value) in table {
-            let (column, text) = self.cell(name, value)?;
-            cells.push((column, text, self.line_of(value)));
+            if let Some((column, text)) = self.cell(name, value)? {
+                cells.push((column, text, self.line_of(value)));
+            }
         }
         let has_target = cells.iter().any(|(column, ..)| *column == Column::AliasOf);
         match (is_alias, has_target) {
@@ -94,9 +79,11 @@ impl Lines {
         &self,
         name: &Spanned<DeString<'_>>,
         value: &Spanned<DeValue<'_>>,
-    ) -> Result<(Column, String), LineError> {
+    ) -> Result<Option<(Column, String)>, LineError> {
         let column = Column::named(name.get_ref());
-        let column = column.map_err(|problem| (self.line_of(name), problem))?;
+        let Some(column) = column.map_err(|problem| (self.line_of(name), problem))? else {
+            return Ok(None);
+        };
         let text = match value.get_ref() {
             DeValue::String(text) => text.to_string(),
             DeValue::Integer(number) if number.radix() == 10 => number.as_str().to_owned(),
@@ -111,6 +98,6 @@ impl Lines {
             let problem = format!("{} is empty; fill it or leave it out", column.name());
             return Err((self.line_of(value), problem));
         }
-        Ok((column, text))
+        Ok(Some((column, text)))
     }
 }
