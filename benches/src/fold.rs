@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::hint::black_box;
 use std::sync::Arc;
 
-use domain::event::AgeRule;
+use domain::event::{AgeRule, IdentitySecret};
 use domain::fold::{BatchFold, Folder};
 use domain::ids::{ChainId, Offset, PartNumber, PartRef, Place};
 use domain::price::PriceBook;
@@ -69,7 +69,9 @@ pub(crate) fn run() -> Result<Vec<Value>, String> {
     let lines = lines();
     let book = Arc::new(PriceBook::shipped());
     let source = serde_json::from_str(SOURCE).map_err(|error| error.to_string())?;
-    let decoder = Decoder::new(&source, Arc::clone(&book)).map_err(|error| error.to_string())?;
+    let secret = IdentitySecret::from_bytes([1; 32]);
+    let decoder =
+        Decoder::new(&source, Arc::clone(&book), secret).map_err(|error| error.to_string())?;
     let posted = fold(&decoder, &mut Folder::new(Arc::clone(&book)), &lines);
     if usize::try_from(posted) != Ok(lines.len()) {
         return Err(format!(

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use domain::event::UsageEvent;
+use domain::event::{IdentitySecret, UsageEvent};
 use domain::price::PriceBook;
 use domain::reject::{Reason, Rejection};
 
@@ -72,17 +72,23 @@ enum Decoding {
 
 impl Decoder {
     /// Makes the decoder of a source; the book says which segments of a provider's logged name are
-    /// providers.
+    /// providers, and identities of log lines are hashed under the installation's secret.
     ///
     /// # Errors
     ///
     /// [`SourceConfigError::Setting`] where the configuration cannot work; the caller refuses to
     /// start.
-    pub fn new(config: &SourceConfig, book: Arc<PriceBook>) -> Result<Self, SourceConfigError> {
+    pub fn new(
+        config: &SourceConfig,
+        book: Arc<PriceBook>,
+        secret: IdentitySecret,
+    ) -> Result<Self, SourceConfigError> {
         config.validate()?;
         let format = match config.format {
-            Format::EnvoyAiGateway => Decoding::EnvoyAiGateway(EnvoyAiGateway::new(config, book)),
-            Format::Litellm => Decoding::LiteLlm(LiteLlm::new(config, book)),
+            Format::EnvoyAiGateway => {
+                Decoding::EnvoyAiGateway(EnvoyAiGateway::new(config, book, secret))
+            }
+            Format::Litellm => Decoding::LiteLlm(LiteLlm::new(config, book, secret)),
         };
         Ok(Self { format })
     }

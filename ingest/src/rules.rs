@@ -50,7 +50,7 @@ impl Rules {
             .map_err(|error| unusable("source configuration", &error))?;
         let decoders = configs
             .iter()
-            .map(|config| Decoder::new(config, Arc::clone(&book)))
+            .map(|config| Decoder::new(config, Arc::clone(&book), in_force.identity_secret))
             .collect::<Result<Vec<_>, _>>()
             .map_err(|error| unusable("source configuration", &error))?;
         Ok(Self {

@@ -4,6 +4,7 @@
 //! is folded between the old and the new. A set of files is applied at a start only once, ever.
 //! Deliberately absent: what the contents mean; they are canonical text here.
 
+use domain::event::IdentitySecret;
 use domain::hash::Hash128;
 use domain::ids::Version;
 use sqlx::{Postgres, Transaction};
@@ -23,6 +24,8 @@ pub struct InForce {
     pub sources: Version,
     /// The source configuration in its canonical form.
     pub source_config: String,
+    /// What identities of log lines are hashed under; the same for ever.
+    pub identity_secret: IdentitySecret,
 }
 
 /// What came of applying a set of files at a start.
@@ -55,7 +58,22 @@ pub async fn load(db: &Database) -> Result<InForce, StoreError> {
         price_book: row.price_book,
         sources: Version(row.sources),
         source_config: row.source_config,
+        identity_secret: identity_secret(db).await?,
     })
+}
+
+/// Returns what identities of log lines are hashed under: 32 random bytes that the migration made.
+///
+/// # Errors
+///
+/// [`StoreError::Corrupt`] where the row is gone; each of a statement.
+pub async fn identity_secret(db: &Database) -> Result<IdentitySecret, StoreError> {
+    let secret = sqlx::query_scalar!("/* identity_secret */ select secret from identity_secret")
+        .fetch_optional(db.pool())
+        .await?;
+    let secret = secret.and_then(|secret| <[u8; 32]>::try_from(secret).ok());
+    let missing = || StoreError::Corrupt("the secret of the identities is missing".to_owned());
+    Ok(IdentitySecret::from_bytes(secret.ok_or_else(missing)?))
 }
 
 /// Puts a price book in force, unless this very one was applied at a start before.

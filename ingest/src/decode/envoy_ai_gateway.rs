@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use chrono::DateTime;
-use domain::event::{Outcome, UsageEvent};
+use domain::event::{IdentitySecret, Outcome, UsageEvent};
 use domain::ids::ModelId;
 use domain::price::PriceBook;
 use domain::reject::{Reason, Rejection};
@@ -68,10 +68,10 @@ pub(super) struct EnvoyAiGateway {
 
 impl EnvoyAiGateway {
     /// Makes the decoder of a source whose configuration was validated.
-    pub(super) fn new(config: &SourceConfig, book: Arc<PriceBook>) -> Self {
+    pub(super) fn new(config: &SourceConfig, book: Arc<PriceBook>, secret: IdentitySecret) -> Self {
         let mut fields = FieldSet::default();
         let envelope = ENVELOPE_KEYS.map(|key| fields.add(key));
-        let source = Source::new(config, book, &[], &mut fields);
+        let source = Source::new(config, (book, secret), &[], &mut fields);
         let usage = UsageFields::new(config, &mut fields);
         let mut named =
             |attribute, key| fields.add(config.fields.get(&attribute).map_or(key, String::as_str));

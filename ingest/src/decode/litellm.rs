@@ -10,7 +10,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use domain::event::{Outcome, Provenance, UsageEvent};
+use domain::event::{IdentitySecret, Outcome, Provenance, UsageEvent};
 use domain::ids::ModelId;
 use domain::meter::{Meter, Quantities};
 use domain::price::PriceBook;
@@ -62,10 +62,10 @@ pub(super) struct LiteLlm {
 
 impl LiteLlm {
     /// Makes the decoder of a source whose configuration was validated.
-    pub(super) fn new(config: &SourceConfig, book: Arc<PriceBook>) -> Self {
+    pub(super) fn new(config: &SourceConfig, book: Arc<PriceBook>, secret: IdentitySecret) -> Self {
         let mut fields = FieldSet::default();
         let envelope = ENVELOPE_KEYS.map(|key| fields.add(key));
-        let source = Source::new(config, book, &APPS, &mut fields);
+        let source = Source::new(config, (book, secret), &APPS, &mut fields);
         let usage = UsageFields::new(&mut fields);
         Self {
             envelope,

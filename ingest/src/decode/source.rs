@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use domain::event::{Dimensions, Identity, LogIdentity};
+use domain::event::{Dimensions, Identity, IdentityKey, IdentitySecret, LogIdentity};
 use domain::hash::{Canonical, Hash128};
 use domain::ids::{AppId, IdError, ModelId, ProviderId, RouteId, SessionId, TenantId, UserId};
 use domain::price::PriceBook;
@@ -31,7 +31,7 @@ pub(super) struct Source {
     /// The fields that stand for the line in its identity; none: all of its bytes.
     identity: Vec<FieldId>,
     dedupe: Dedupe,
-    name: String,
+    identity_key: IdentityKey,
     tenant: String,
     providers: HashMap<String, String>,
     routes: HashMap<String, String>,
@@ -54,7 +54,7 @@ impl Source {
     /// sources that configure none.
     pub(super) fn new(
         config: &SourceConfig,
-        book: Arc<PriceBook>,
+        (book, secret): (Arc<PriceBook>, IdentitySecret),
         apps: &[&str],
         fields: &mut FieldSet,
     ) -> Self {
@@ -77,7 +77,7 @@ impl Source {
             session,
             identity,
             dedupe: config.dedupe,
-            name: config.name().to_owned(),
+            identity_key: IdentityKey::of_source(secret, config.name()),
             tenant: config.tenant.clone(),
             providers: owned(&config.providers),
             routes: owned(&config.routes),
@@ -201,17 +201,21 @@ impl Source {
             return Ok(None);
         }
         let request_id = request_id()?;
-        let digest = match self.identity.as_slice() {
-            [] => Hash128::of(bytes),
-            fields => digest_of(fields, line)?,
+        let digest;
+        let content = match self.identity.as_slice() {
+            [] => bytes,
+            fields => {
+                digest = digest_of(fields, line)?.to_bytes();
+                &digest
+            }
         };
-        Ok(Some(Identity::of_log_line(&LogIdentity {
+        let parts = LogIdentity {
             tenant: tenant.as_str(),
-            source: &self.name,
             request_id: &request_id,
             start,
-            digest,
-        })))
+            content,
+        };
+        Ok(Some(Identity::of_log_line(&self.identity_key, &parts)))
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, LazyLock};
 
-use domain::event::{Outcome, Provenance, UsageEvent};
+use domain::event::{IdentitySecret, Outcome, Provenance, UsageEvent};
 use domain::ids::AppId;
 use domain::meter::{Meter, Quantities};
 use domain::price::PriceBook;
@@ -28,7 +28,8 @@ fn captured_source() -> SourceConfig {
 }
 
 fn decoder(config: &SourceConfig) -> Decoder {
-    Decoder::new(config, Arc::new(PriceBook::shipped())).expect("a valid configuration")
+    let secret = IdentitySecret::from_bytes([1; 32]);
+    Decoder::new(config, Arc::new(PriceBook::shipped()), secret).expect("a valid configuration")
 }
 
 /// Returns the quantities of the one event in a line.

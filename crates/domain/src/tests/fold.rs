@@ -7,7 +7,9 @@ use proptest::collection::vec;
 use proptest::prelude::{Just, Strategy, any, prop_assert, prop_assert_eq, prop_oneof, proptest};
 use proptest::sample::select;
 
-use crate::event::{Dimensions, Identity, LogIdentity, Outcome, Provenance, UsageEvent};
+use crate::event::{
+    Dimensions, Identity, IdentityKey, IdentitySecret, LogIdentity, Outcome, Provenance, UsageEvent,
+};
 use crate::fold::{BatchFold, ClosedBatch, Folder};
 use crate::hash::Hash128;
 use crate::ids::{
@@ -106,13 +108,14 @@ impl Plain {
     fn identity(&self, number: usize) -> Option<Identity> {
         let request_id = format!("request {number}");
         self.has_identity.then(|| {
-            Identity::of_log_line(&LogIdentity {
+            let key = IdentityKey::of_source(IdentitySecret::from_bytes([1; 32]), "usage");
+            let parts = LogIdentity {
                 tenant: "default",
-                source: "usage",
                 request_id: &request_id,
                 start: UnixMs::new(self.start).unwrap(),
-                digest: Hash128::of(b""),
-            })
+                content: b"",
+            };
+            Identity::of_log_line(&key, &parts)
         })
     }
 

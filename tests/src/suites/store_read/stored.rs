@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use domain::event::{Dimensions, Identity, LogIdentity, Outcome, Provenance, UsageEvent};
+use domain::event::{
+    Dimensions, Identity, IdentityKey, IdentitySecret, LogIdentity, Outcome, Provenance, UsageEvent,
+};
 use domain::fold::{BatchFold, Folder};
 use domain::hash::{Hash128, Hash256};
 use domain::ids::{AppId, ModelId, Offset, PartNumber, PartRef, Place, ProviderId, TenantId};
@@ -149,13 +151,14 @@ fn event(number: i64) -> UsageEvent<'static> {
 }
 
 fn identity(number: i64) -> Identity {
-    Identity::of_log_line(&LogIdentity {
+    let key = IdentityKey::of_source(IdentitySecret::from_bytes([1; 32]), "usage");
+    let parts = LogIdentity {
         tenant: "default",
-        source: "usage",
         request_id: "",
         start: UnixMs::new(FIRST_AT + number * 60_000).unwrap(),
-        digest: Hash128::of(&number.to_be_bytes()),
-    })
+        content: &number.to_be_bytes(),
+    };
+    Identity::of_log_line(&key, &parts)
 }
 
 struct Stored {

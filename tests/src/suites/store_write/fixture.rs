@@ -5,7 +5,9 @@
 
 use std::sync::Arc;
 
-use domain::event::{Dimensions, Identity, LogIdentity, Outcome, Provenance, UsageEvent};
+use domain::event::{
+    Dimensions, Identity, IdentityKey, IdentitySecret, LogIdentity, Outcome, Provenance, UsageEvent,
+};
 use domain::fold::{BatchFold, Folder};
 use domain::hash::Hash128;
 use domain::ids::{AppId, ModelId, Offset, PartRef, Place, ProviderId, TenantId, Version};
@@ -70,13 +72,14 @@ impl Request {
         let mut quantities = Quantities::from_fn(|_| 0);
         quantities.set(Meter::Requests, 1);
         quantities.set(Meter::InputUncachedTokens, self.tokens);
-        let identity = Identity::of_log_line(&LogIdentity {
+        let key = IdentityKey::of_source(IdentitySecret::from_bytes([1; 32]), "usage");
+        let parts = LogIdentity {
             tenant: "default",
-            source: "usage",
             request_id: &self.id,
             start,
-            digest: Hash128::of(self.id.as_bytes()),
-        });
+            content: self.id.as_bytes(),
+        };
+        let identity = Identity::of_log_line(&key, &parts);
         UsageEvent {
             dimensions: Dimensions {
                 tenant: TenantId::default_tenant(),
