@@ -12,7 +12,9 @@
     clippy::wildcard_enum_match_arm
 )]
 
+pub mod account;
 pub mod calendar;
+pub mod decision;
 pub mod event;
 pub mod fold;
 pub mod hash;

@@ -4,11 +4,13 @@
 //! lowering it leaves every counter as it is. Deliberately absent: names, keys and the requests that
 //! a limit matches, which are a policy's; and limits by lease (`enforce: hard`).
 
+use crate::decision::Asked;
 use crate::hash::Canonical;
 use crate::meter::{Meter, Quantities};
 use crate::money::Amount;
+use crate::time::UnixMs;
 use crate::units::Units;
-use crate::window::{Interval, SlotLength, SlotRule, WindowSpec};
+use crate::window::{Interval, SlotCursor, SlotLength, SlotRule, Span, WindowSpec};
 
 /// The greatest limit, capacity or refill of one limit in units: 10³⁸ − 1, as `NUMERIC(38,18)`
 /// holds amounts.
@@ -69,6 +71,28 @@ impl MeterSelector {
         }
     }
 
+    /// Returns what an ask asks of this meter: 1 for requests, the estimate for others. A total of
+    /// which one part is estimated asks for that part; a single kind of token cannot be estimated by
+    /// the total that it is part of.
+    #[must_use]
+    pub fn asked(self, estimate: &Estimate) -> Asked {
+        let (input, output) = (estimate.input_tokens, estimate.output_tokens);
+        let units = match self {
+            Self::Standard(Meter::Requests) => Some(Units::ONE),
+            Self::Standard(_) => None,
+            Self::InputTokens => input.map(Units::from),
+            Self::OutputTokens => output.map(Units::from),
+            Self::TotalTokens => [input, output]
+                .into_iter()
+                .flatten()
+                .map(Units::from)
+                .reduce(Units::saturating_add),
+            Self::Cost => estimate.cost.map(Units::from),
+            Self::Computed => estimate.computed,
+        };
+        units.map_or(Asked::Unknown, Asked::Units)
+    }
+
     /// Returns how much was used, of what is known; `None` where that is not known: a cost without a
     /// price, an expression without a value.
     #[must_use]
@@ -88,7 +112,20 @@ impl MeterSelector {
     }
 }
 
-/// What one request used, or is estimated to use.
+/// What a client thinks that its request will use, as far as it says so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Estimate {
+    /// Input tokens of all kinds.
+    pub input_tokens: Option<u64>,
+    /// Output tokens of all kinds.
+    pub output_tokens: Option<u64>,
+    /// What they cost.
+    pub cost: Option<Amount>,
+    /// What the limit's expression gives for the request.
+    pub computed: Option<Units>,
+}
+
+/// What one request used.
 #[derive(Debug, Clone, Copy)]
 pub struct Used<'a> {
     /// Quantities of the standard meters.
@@ -254,3 +291,43 @@ impl LimitSpec {
         self.enforce
     }
 }
+
+/// The present, as one limit sees it: now, and the slot that holds it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moment {
+    /// Now.
+    pub now: UnixMs,
+    /// The limit's slot that holds it.
+    pub slot: Span,
+}
+
+impl LimitSpec {
+    /// Returns the moment of an instant. Decisions take it from a [`MomentCursor`].
+    #[must_use]
+    pub fn moment(&self, now: UnixMs) -> Moment {
+        let slot = self.algorithm.slots().slot_at(now);
+        Moment { now, slot }
+    }
+}
+
+/// The present slot of one limit, so that a decision computes no calendar: one per limit and thread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MomentCursor(SlotCursor);
+
+impl MomentCursor {
+    /// Begins at an instant.
+    #[must_use]
+    pub fn new(limit: &LimitSpec, now: UnixMs) -> Self {
+        Self(SlotCursor::new(limit.algorithm.slots(), now))
+    }
+
+    /// Returns the moment of an instant, which may lie before the last one.
+    #[inline]
+    pub fn at(&mut self, now: UnixMs) -> Moment {
+        let slot = self.0.slot_at(now);
+        Moment { now, slot }
+    }
+}
+
+#[cfg(test)]
+mod tests;

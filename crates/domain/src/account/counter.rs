@@ -1,0 +1,417 @@
+//! The counter that a replica holds per limit and key: an account in the form that decides fast.
+//!
+//! Invariant: its level is that of an account of all that was merged and of its own use (for buckets
+//! at least that), whatever came first. Checking and charging allocate nothing, but when a counter
+//! first sees so many slots at once; merging may. Deliberately absent: locks, keys, time.
+//!
+//! Of buckets the process follows its own use exactly, beside the slots: own use alone is a lower
+//! bound of all use, as the slots are, so the greater of both is the best that is known. Where one
+//! replica decides, that is the exact algorithm.
+
+use super::bucket::{self, Base, Fluid, Walk, fold_instant};
+use super::table::SlotTable;
+use super::{Account, Message, Origin, OriginUse, Revision, SLOTS_MAX, sliding_cut};
+use crate::decision::{Asked, Verdict};
+use crate::limit::{Algorithm, LimitSpec, Moment, Refill};
+use crate::time::UnixMs;
+use crate::units::Units;
+use crate::window::{WindowLength, WindowSpec};
+
+/// Slots of a calendar or fixed window that are kept: the present one, one ahead by another's clock,
+/// and two before, for a clock that is set back.
+const WINDOWS_MAX: usize = 4;
+
+/// Slots of a bucket that are kept at most: those of several origins that have not folded theirs.
+const BUCKET_SLOTS_MAX: usize = 4 * SLOTS_MAX;
+
+/// One limit's use by one key, as one replica sees it.
+#[derive(Debug, Clone)]
+pub struct Counter {
+    origin: Origin,
+    table: SlotTable,
+    bucket: Option<Box<Bucket>>,
+    others: Option<Box<Account>>,
+}
+
+/// What only buckets need.
+#[derive(Debug, Clone)]
+struct Bucket {
+    base: Option<Base>,
+    /// All that this process ever charged.
+    own_total: Units,
+    /// The walk from the base over all slots: see [`Account`].
+    merged: Fluid,
+    /// Own use alone, at its very instants.
+    exact: Fluid,
+}
+
+impl Bucket {
+    const EMPTY: Self = Self {
+        base: None,
+        own_total: Units::ZERO,
+        merged: Fluid::EMPTY,
+        exact: Fluid::EMPTY,
+    };
+}
+
+impl Counter {
+    /// Begins a counter of a limit; `origin` is this process's own.
+    #[must_use]
+    pub fn new(limit: &LimitSpec, origin: Origin) -> Self {
+        let (slots_max, bucket) = match limit.algorithm() {
+            Algorithm::Window(WindowSpec::Calendar(_) | WindowSpec::Fixed(_)) => {
+                (WINDOWS_MAX, None)
+            }
+            Algorithm::Window(WindowSpec::Sliding(_)) => (SLOTS_MAX, None),
+            Algorithm::TokenBucket(_) | Algorithm::LeakyBucket(_) => {
+                (BUCKET_SLOTS_MAX, Some(Box::new(Bucket::EMPTY)))
+            }
+        };
+        Self {
+            origin,
+            table: SlotTable::new(slots_max),
+            bucket,
+            others: None,
+        }
+    }
+
+    /// Says what the limit says to an ask at this moment. Charges nothing.
+    #[inline]
+    pub fn check(&mut self, limit: &LimitSpec, moment: Moment, asked: Asked) -> Verdict {
+        let asked = asked.units();
+        match limit.algorithm() {
+            Algorithm::Window(WindowSpec::Calendar(_) | WindowSpec::Fixed(_)) => {
+                let used = Units::new(self.table.sum_at(moment.slot.start()));
+                let reset = moment.slot.end();
+                let verdict = Verdict::of(limit.limit(), used, asked, reset);
+                // A window that begins anew has room for whatever fits the limit at all.
+                verdict.retried_at(|| (asked <= limit.limit()).then_some(reset))
+            }
+            Algorithm::Window(WindowSpec::Sliding(length)) => {
+                self.check_sliding(limit, *length, moment, asked)
+            }
+            Algorithm::TokenBucket(refill) | Algorithm::LeakyBucket(refill) => {
+                self.check_bucket(limit, *refill, moment, asked)
+            }
+        }
+    }
+
+    /// Charges what was admitted, or what a report says, in full; beyond the limit, too.
+    #[inline]
+    pub fn charge(&mut self, limit: &LimitSpec, moment: Moment, units: Units) {
+        if units.is_zero() {
+            return;
+        }
+        match limit.algorithm() {
+            Algorithm::Window(_) => self.table.add_own(moment.slot.start(), units),
+            Algorithm::TokenBucket(refill) | Algorithm::LeakyBucket(refill) => {
+                self.charge_bucket(*refill, moment, units.or_zero());
+            }
+        }
+    }
+
+    /// Merges what another origin says; of this process's own messages, which come back to it, only
+    /// the base.
+    pub fn merge(&mut self, limit: &LimitSpec, mut message: Message) {
+        let is_later = self.merge_base(message.base.take());
+        let is_own = message.origin == self.origin;
+        let is_newer = !is_own && self.others.get_or_insert_default().merge(message);
+        if is_later || is_newer {
+            self.merge_slots();
+            self.rewalk(limit);
+        }
+    }
+
+    /// Forgets the other origins whose use no longer counts. What a base holds of them it goes on
+    /// holding, so that a message that arrives again counts nothing twice.
+    pub fn prune(&mut self, limit: &LimitSpec, now: UnixMs) {
+        let cut = self.cut(limit, now);
+        let base = self.bucket.as_ref().and_then(|bucket| bucket.base.as_ref());
+        if let Some(others) = &mut self.others {
+            others.retain(|origin, use_| {
+                let is_live = use_.slots().iter().any(|slot| slot.start.get() > cut);
+                let is_late = match base {
+                    Some(base) => bucket::late(Some(base), origin, use_.before(base.at())),
+                    None => Units::ZERO,
+                };
+                is_live || !is_late.is_zero()
+            });
+        }
+        self.merge_slots();
+        self.rewalk(limit);
+    }
+
+    /// Says whether nothing here counts any longer, so that a counter that begins anew would say the
+    /// same.
+    #[must_use]
+    pub fn is_idle(&self, limit: &LimitSpec, now: UnixMs) -> bool {
+        match limit.algorithm() {
+            Algorithm::Window(_) => self.table.newest_start() <= self.cut(limit, now),
+            Algorithm::TokenBucket(refill) | Algorithm::LeakyBucket(refill) => {
+                let is_ahead = self.table.newest_start() > now.get();
+                !is_ahead && self.level(Walk::of(*refill), now) == 0
+            }
+        }
+    }
+
+    /// Returns what this process counted, to send and to store.
+    #[must_use]
+    pub fn message(&self, revision: Revision) -> Message {
+        let slots = self.table.own();
+        let total = match &self.bucket {
+            Some(bucket) => bucket.own_total,
+            None => slots
+                .iter()
+                .fold(Units::ZERO, |total, slot| total.saturating_add(slot.sum)),
+        };
+        let base = self.bucket.as_ref().and_then(|bucket| bucket.base.clone());
+        Message {
+            origin: self.origin,
+            use_: OriginUse::new(revision, total, slots),
+            base,
+        }
+    }
+
+    /// Returns what the other origins counted, by which an idle counter may be told from a live one.
+    #[must_use]
+    pub fn others(&self) -> Option<&Account> {
+        self.others.as_deref()
+    }
+
+    fn check_sliding(
+        &mut self,
+        limit: &LimitSpec,
+        length: WindowLength,
+        moment: Moment,
+        asked: Units,
+    ) -> Verdict {
+        let window_ms = length.ms();
+        let slot_ms = limit.algorithm().slots().slot_ms(moment.now);
+        let cut = sliding_cut(moment.now, window_ms, slot_ms);
+        let used = Units::new(self.table.sum_after(cut));
+        // A slot leaves when its end is as old as the window is long.
+        let leaves = |start: i64| {
+            let ms = window_ms.saturating_add(slot_ms);
+            UnixMs::FIRST.saturating_add_ms(start.saturating_add(ms))
+        };
+        let newest = self.table.newest_start();
+        let reset = if newest > cut {
+            leaves(newest)
+        } else {
+            moment.now
+        };
+        let verdict = Verdict::of(limit.limit(), used, asked, reset);
+        verdict.retried_at(|| {
+            if asked > limit.limit() {
+                return None;
+            }
+            let mut left = used;
+            let live = self.table.iter().filter(|slot| slot.start > cut);
+            let mut freed = live.map(|slot| {
+                left = left.saturating_sub(Units::new(slot.sum));
+                (slot.start, left)
+            });
+            let room = limit.limit().saturating_sub(asked);
+            let first = freed.find(|(_, left)| *left <= room);
+            first.map(|(start, _)| leaves(start))
+        })
+    }
+
+    fn check_bucket(
+        &self,
+        limit: &LimitSpec,
+        refill: Refill,
+        moment: Moment,
+        asked: Units,
+    ) -> Verdict {
+        let walk = Walk::of(refill);
+        let now = self.now(moment.now);
+        let level = self.level(walk, now);
+        let after = level.saturating_add(walk.scaled(asked));
+        let capacity = walk.scaled(limit.limit());
+        let later = |ms: i64| now.saturating_add_ms(ms);
+        let reset = later(walk.ms_to_drain(level));
+        let verdict = Verdict::of(limit.limit(), walk.units(level), asked, reset);
+        verdict.retried_at(|| {
+            let wait = walk.ms_to_drain(after.saturating_sub(capacity));
+            (asked <= limit.limit()).then(|| later(wait))
+        })
+    }
+
+    /// Returns the present, or the latest one that own use was charged at: for a bucket no time passes
+    /// until a clock that was set back is there again.
+    fn now(&self, now: UnixMs) -> UnixMs {
+        let latest = self.bucket.as_ref().map(|bucket| bucket.exact.at());
+        latest.map_or(now, |latest| latest.max(now))
+    }
+
+    fn level(&self, walk: Walk, now: UnixMs) -> i128 {
+        let now = self.now(now);
+        self.bucket.as_ref().map_or(0, |bucket| {
+            let merged = bucket.merged.level_at(walk, now);
+            merged.max(bucket.exact.level_at(walk, now))
+        })
+    }
+
+    fn charge_bucket(&mut self, refill: Refill, moment: Moment, units: Units) {
+        let walk = Walk::of(refill);
+        let Some(bucket) = &mut self.bucket else {
+            return;
+        };
+        let start = moment.slot.start();
+        bucket.own_total = bucket.own_total.saturating_add(units);
+        bucket.exact.charge(walk, moment.now, units);
+        let is_new_slot = start.get() > self.table.newest_start();
+        let is_in_order = start >= bucket.merged.at();
+        let is_folded = bucket.base.as_ref().is_some_and(|base| start < base.at());
+        if !is_folded {
+            self.table.add_own(start, units);
+        }
+        if is_in_order {
+            bucket.merged.charge(walk, start, units);
+        } else {
+            self.walk_all(walk);
+        }
+        if is_new_slot {
+            self.fold_if_due(walk, moment.now);
+        }
+    }
+
+    /// Folds old slots before there are too many: at most each 16 slots, at least each 48.
+    fn fold_if_due(&mut self, walk: Walk, now: UnixMs) {
+        let slot_ms = walk.slot_ms();
+        let kept = bucket::BASE_SLOTS_AGE.saturating_add(bucket::BASE_SLOTS_GRID);
+        let oldest = self.table.iter().next().map_or(i64::MAX, |slot| slot.start);
+        let due = oldest.saturating_add(slot_ms.saturating_mul(kept));
+        if now.get() < due {
+            return;
+        }
+        let at = fold_instant(slot_ms, now);
+        let Some(bucket) = &mut self.bucket else {
+            return;
+        };
+        let since = bucket.base.as_ref().map_or(UnixMs::FIRST, Base::at);
+        if at <= since {
+            return;
+        }
+        let others = self.others.as_deref();
+        let fluid = walked(walk, self.origin, bucket, others, &self.table, at);
+        let known = bucket.base.as_ref().map(Base::included);
+        let mut included = known.cloned().unwrap_or_default();
+        let others = others.into_iter().flat_map(Account::origins);
+        let others = others.map(|(origin, use_)| (origin, use_.before(at)));
+        let own = (self.origin, own_before(bucket, &self.table, at));
+        for (origin, before) in others.chain([own]) {
+            // The base before may know more of an origin than has arrived here.
+            let held = included.entry(origin).or_insert(before);
+            *held = before.max(*held);
+        }
+        bucket.base = Some(Base::new(at, fluid.level_at(walk, at), included));
+        self.table.drop_before(at);
+        self.walk_all(walk);
+    }
+
+    /// Takes a base if it is later; says whether it was.
+    fn merge_base(&mut self, base: Option<Base>) -> bool {
+        let Some(bucket) = &mut self.bucket else {
+            return false;
+        };
+        if base <= bucket.base {
+            return false;
+        }
+        let seen = base.as_ref().map_or(Units::ZERO, |base| {
+            let own = own_before(bucket, &self.table, base.at());
+            let seen = base.included().get(&self.origin).copied();
+            seen.unwrap_or(own).saturating_sub(own).or_zero()
+        });
+        // Others saw more of this process than this counter knows: it is one that began anew.
+        bucket.own_total = bucket.own_total.saturating_add(seen);
+        bucket.base = base;
+        true
+    }
+
+    /// Returns the instant after which a slot must start to count.
+    fn cut(&self, limit: &LimitSpec, now: UnixMs) -> i64 {
+        let slots = limit.algorithm().slots();
+        match limit.algorithm() {
+            Algorithm::Window(WindowSpec::Calendar(_) | WindowSpec::Fixed(_)) => {
+                slots.slot_at(now).start().get().saturating_sub(1)
+            }
+            Algorithm::Window(WindowSpec::Sliding(length)) => {
+                sliding_cut(now, length.ms(), slots.slot_ms(now))
+            }
+            Algorithm::TokenBucket(_) | Algorithm::LeakyBucket(_) => {
+                let base = self.bucket.as_ref().and_then(|bucket| bucket.base.as_ref());
+                let since = base.map_or(UnixMs::FIRST, Base::at);
+                since.get().saturating_sub(1)
+            }
+        }
+    }
+
+    /// Puts the slots of others beside our own again.
+    fn merge_slots(&mut self) {
+        let base = self.bucket.as_ref().and_then(|bucket| bucket.base.as_ref());
+        let since = base.map_or(UnixMs::FIRST, Base::at);
+        self.table.keep_own();
+        if since > UnixMs::FIRST {
+            self.table.drop_before(since);
+        }
+        let others = self.others.iter().flat_map(|others| others.origins());
+        for slot in others.flat_map(|(_, use_)| use_.slots()) {
+            if slot.start >= since {
+                self.table.add_other(slot.start, slot.sum);
+            }
+        }
+    }
+
+    fn rewalk(&mut self, limit: &LimitSpec) {
+        match limit.algorithm() {
+            Algorithm::Window(_) => {}
+            Algorithm::TokenBucket(refill) | Algorithm::LeakyBucket(refill) => {
+                self.walk_all(Walk::of(*refill));
+            }
+        }
+    }
+
+    fn walk_all(&mut self, walk: Walk) {
+        if let Some(bucket) = &mut self.bucket {
+            let others = self.others.as_deref();
+            let (origin, table) = (self.origin, &self.table);
+            bucket.merged = walked(walk, origin, bucket, others, table, UnixMs::LAST);
+        }
+    }
+}
+
+/// Returns all that this process charged in slots before an instant.
+fn own_before(bucket: &Bucket, table: &SlotTable, at: UnixMs) -> Units {
+    let since = table.iter().filter(|slot| slot.start >= at.get());
+    since.fold(bucket.own_total, |rest, slot| {
+        rest.saturating_sub(Units::new(slot.own))
+    })
+}
+
+/// Walks from the base over all slots that start before `end`, as [`Account`] does.
+fn walked(
+    walk: Walk,
+    origin: Origin,
+    bucket: &Bucket,
+    others: Option<&Account>,
+    table: &SlotTable,
+    end: UnixMs,
+) -> Fluid {
+    let base = bucket.base.as_ref();
+    let mut fluid = Fluid::standing_on(base);
+    let since = fluid.at();
+    let own = bucket::late(base, origin, own_before(bucket, table, since));
+    fluid.charge(walk, since, own);
+    for (other, use_) in others.into_iter().flat_map(Account::origins) {
+        let late = bucket::late(base, other, use_.before(since));
+        fluid.charge(walk, since, late);
+    }
+    for slot in table.iter().filter(|slot| slot.start < end.get()) {
+        if let Some(start) = UnixMs::new(slot.start) {
+            fluid.charge(walk, start, Units::new(slot.sum));
+        }
+    }
+    fluid
+}

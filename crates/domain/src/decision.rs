@@ -1,0 +1,267 @@
+//! Decisions: what several limits say together to one ask, and which of several candidates may go.
+//!
+//! Invariant: a decision is atomic. All limits are checked, then either all are charged or none: a
+//! refused ask leaves every counter as it was. Deliberately absent: which limits match a request, and
+//! the locks under which this runs.
+
+use crate::account::Counter;
+use crate::limit::{Enforce, LimitSpec, Moment};
+use crate::time::UnixMs;
+use crate::units::Units;
+
+/// How much a request asks of one limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Asked {
+    /// So much: 1 for requests, the estimate for others. 0 asks whether the limit is passed.
+    Units(Units),
+    /// Nobody knows: denied where nothing is left, so where used ≥ limit.
+    Unknown,
+}
+
+impl Asked {
+    /// Returns the units that must fit. Who does not know asks for the least that can be used: used +
+    /// 1 > limit where used ≥ limit.
+    #[must_use]
+    pub fn units(self) -> Units {
+        match self {
+            Self::Units(units) => units.or_zero(),
+            Self::Unknown => Units::ONE,
+        }
+    }
+}
+
+/// What one limit says to one ask, with the numbers to recompute it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Verdict {
+    /// Whether used + asked > limit.
+    pub is_over: bool,
+    /// What is used; of a bucket rounded up to whole units. Negative only by corrections.
+    pub used: Units,
+    /// What was asked for.
+    pub asked: Units,
+    /// The limit.
+    pub limit: Units,
+    /// What is left: limit − used, never negative.
+    pub remaining: Units,
+    /// When, without more use, nothing of what counts now counts any longer: the end of a calendar or
+    /// fixed window, the instant by which a sliding window has passed or a bucket is full again.
+    pub reset: UnixMs,
+    /// When the same ask would fit, without more use; absent where it fits now, or never will.
+    pub retry: Option<UnixMs>,
+}
+
+impl Verdict {
+    /// Compares.
+    pub(crate) fn of(limit: Units, used: Units, asked: Units, reset: UnixMs) -> Self {
+        Self {
+            is_over: used.saturating_add(asked) > limit,
+            used,
+            asked,
+            limit,
+            remaining: limit.saturating_sub(used).or_zero(),
+            reset,
+            retry: None,
+        }
+    }
+
+    /// Adds when to ask again, computed only where the limit is passed.
+    pub(crate) fn retried_at(mut self, retry: impl FnOnce() -> Option<UnixMs>) -> Self {
+        if self.is_over {
+            self.retry = retry();
+        }
+        self
+    }
+
+    /// Returns the same with so many more units used; `reset` stays that of before.
+    #[must_use]
+    fn after(mut self, charged: Units) -> Self {
+        self.used = self.used.saturating_add(charged);
+        self.remaining = self.limit.saturating_sub(self.used).or_zero();
+        self
+    }
+
+    /// Returns the share of the limit that is left, in millionths.
+    fn share_left(&self) -> i128 {
+        let millionths = self.remaining.get().saturating_mul(1_000_000);
+        millionths.checked_div(self.limit.get()).unwrap_or(0)
+    }
+
+    /// Says whether this binds a request more than the other: of two that are passed the one that
+    /// frees later (or never), of two that are not the one with the smaller share left.
+    fn binds_more_than(&self, other: &Self) -> bool {
+        match (self.is_over, other.is_over) {
+            (true, true) => match (self.retry, other.retry) {
+                (Some(own), Some(others)) => own > others,
+                (None, Some(_)) => true,
+                (Some(_) | None, None) => false,
+            },
+            (is_over, is_other_over) if is_over != is_other_over => is_over,
+            (_, _) => self.share_left() < other.share_left(),
+        }
+    }
+}
+
+/// One limit of a decision: its counter, and what is asked of it.
+#[derive(Debug)]
+pub struct Room<'a> {
+    /// The limit.
+    pub limit: &'a LimitSpec,
+    /// Now, and the limit's slot that holds it.
+    pub moment: Moment,
+    /// What is used; held by the caller under its lock.
+    pub counter: &'a mut Counter,
+    /// What must fit.
+    pub asked: Asked,
+    /// What is charged where the request is admitted: 1 for requests; 0 for what a report or the log
+    /// will charge.
+    pub charge: Units,
+    /// What the limit said; written by [`decide`] and [`report`].
+    pub verdict: Option<Verdict>,
+}
+
+impl<'a> Room<'a> {
+    /// Begins with no verdict.
+    #[must_use]
+    pub const fn new(
+        limit: &'a LimitSpec,
+        moment: Moment,
+        counter: &'a mut Counter,
+        asked: Asked,
+        charge: Units,
+    ) -> Self {
+        Self {
+            limit,
+            moment,
+            counter,
+            asked,
+            charge,
+            verdict: None,
+        }
+    }
+}
+
+/// May it go?
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// It may.
+    Allow,
+    /// It may not.
+    Deny,
+}
+
+/// What all limits said together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Decision {
+    /// Whether the request may go.
+    pub outcome: Outcome,
+    /// The limit that binds most, as an index of the rooms: of a denial the one that frees last. Limits
+    /// in shadow bind only where there is no other. Absent where no limit matched.
+    pub binding: Option<usize>,
+    /// What that limit says, after the charge where there was one.
+    pub verdict: Option<Verdict>,
+    /// How many limits in shadow would have denied.
+    pub shadow_denials: usize,
+}
+
+/// Decides an ask: checks all limits, then charges all of them or none.
+///
+/// Denied where one limit that is enforced has used + asked > limit. Each room's verdict says what
+/// its limit found before the charge.
+pub fn decide(rooms: &mut [Room<'_>]) -> Decision {
+    let decision = evaluate(rooms);
+    match decision.outcome {
+        Outcome::Deny => decision,
+        Outcome::Allow => {
+            let charged = charge_all(rooms, decision.binding);
+            Decision {
+                verdict: decision.verdict.map(|verdict| verdict.after(charged)),
+                ..decision
+            }
+        }
+    }
+}
+
+/// Charges a report: all of it, to all limits, whatever they say. The answer is that of an ask for
+/// nothing after it: `Deny` says that a limit is passed now.
+pub fn report(rooms: &mut [Room<'_>]) -> Decision {
+    charge_all(rooms, None);
+    for room in rooms.iter_mut() {
+        room.asked = Asked::Units(Units::ZERO);
+    }
+    evaluate(rooms)
+}
+
+/// Chooses among candidates: the first whose limits allow it is charged; the limits of all others
+/// stay as they are. Where none is allowed, the answer is the denial that ends first.
+///
+/// Returns the candidate's index with its decision; `None` where there is no candidate.
+pub fn choose<'a, 'b: 'a>(
+    candidates: impl IntoIterator<Item = &'a mut [Room<'b>]>,
+) -> Option<(usize, Decision)> {
+    let mut denied: Option<(usize, Decision)> = None;
+    for (index, rooms) in candidates.into_iter().enumerate() {
+        let decision = decide(rooms);
+        match decision.outcome {
+            Outcome::Allow => return Some((index, decision)),
+            Outcome::Deny => {
+                let binds_less = denied.is_none_or(|(_, known)| {
+                    let pair = known.verdict.zip(decision.verdict);
+                    pair.is_some_and(|(known, new)| known.binds_more_than(&new))
+                });
+                if binds_less {
+                    denied = Some((index, decision));
+                }
+            }
+        }
+    }
+    denied
+}
+
+/// Checks all limits and charges none.
+pub fn evaluate(rooms: &mut [Room<'_>]) -> Decision {
+    let mut enforced: Option<(usize, Verdict)> = None;
+    let mut shadow: Option<(usize, Verdict)> = None;
+    let mut shadow_denials = 0_usize;
+    for (index, room) in rooms.iter_mut().enumerate() {
+        let verdict = room.counter.check(room.limit, room.moment, room.asked);
+        room.verdict = Some(verdict);
+        let binding = match room.limit.enforce() {
+            Enforce::Soft => &mut enforced,
+            Enforce::Shadow => {
+                shadow_denials = shadow_denials.saturating_add(usize::from(verdict.is_over));
+                &mut shadow
+            }
+        };
+        if binding.is_none_or(|(_, known)| verdict.binds_more_than(&known)) {
+            *binding = Some((index, verdict));
+        }
+    }
+    let is_denied = enforced.is_some_and(|(_, verdict)| verdict.is_over);
+    let binding = enforced.or(shadow);
+    Decision {
+        outcome: if is_denied {
+            Outcome::Deny
+        } else {
+            Outcome::Allow
+        },
+        binding: binding.map(|(index, _)| index),
+        verdict: binding.map(|(_, verdict)| verdict),
+        shadow_denials,
+    }
+}
+
+/// Charges all limits; returns what the binding one was charged.
+fn charge_all(rooms: &mut [Room<'_>], binding: Option<usize>) -> Units {
+    let mut charged = Units::ZERO;
+    for (index, room) in rooms.iter_mut().enumerate() {
+        let units = room.charge.or_zero();
+        room.counter.charge(room.limit, room.moment, units);
+        if Some(index) == binding {
+            charged = units;
+        }
+    }
+    charged
+}
+
+#[cfg(test)]
+mod tests;
