@@ -80,10 +80,25 @@ impl Verdict {
         self
     }
 
-    /// Returns the share of the limit that is left, in millionths.
+    /// Says whether a smaller share of the limit is left.
+    fn has_less_left_than(&self, other: &Self) -> bool {
+        let own = self.remaining.get().checked_mul(other.limit.get());
+        let others = other.remaining.get().checked_mul(self.limit.get());
+        match own.zip(others) {
+            // A limit of 0 has nothing left, as one that is used up.
+            Some((own, others)) if !(self.limit.is_zero() || other.limit.is_zero()) => own < others,
+            Some(_) | None => self.share_left() < other.share_left(),
+        }
+    }
+
+    /// Returns the share of the limit that is left, in millionths; for limits too large to multiply.
     fn share_left(&self) -> i128 {
-        let millionths = self.remaining.get().saturating_mul(1_000_000);
-        millionths.checked_div(self.limit.get()).unwrap_or(0)
+        let (remaining, limit) = (self.remaining.get(), self.limit.get());
+        let share = remaining.checked_mul(1_000_000).map_or_else(
+            || remaining.checked_div(limit.checked_div(1_000_000)?),
+            |millionths| millionths.checked_div(limit),
+        );
+        share.unwrap_or(0)
     }
 
     /// Says whether this binds a request more than the other: of two that are passed the one that
@@ -96,7 +111,7 @@ impl Verdict {
                 (Some(_) | None, None) => false,
             },
             (is_over, is_other_over) if is_over != is_other_over => is_over,
-            (_, _) => self.share_left() < other.share_left(),
+            (_, _) => self.has_less_left_than(other),
         }
     }
 }

@@ -98,22 +98,38 @@ impl Walk {
         self.slot_ms
     }
 
-    pub(super) const fn scaled(self, units: Units) -> i128 {
+    /// Returns when a slot that starts then must be folded at the latest.
+    pub(super) const fn fold_due(self, start: i64) -> i64 {
+        let slots = BASE_SLOTS_AGE.saturating_add(BASE_SLOTS_GRID);
+        start.saturating_add(self.slot_ms.saturating_mul(slots))
+    }
+
+    pub(super) fn scaled(self, units: Units) -> i128 {
         units.get().saturating_mul(self.every_ms)
     }
 
     /// Returns whole units, rounded up: what is partly used is used.
     pub(super) fn units(self, level: i128) -> Units {
-        let up = level.saturating_add(self.every_ms.saturating_sub(1));
-        Units::new(up.checked_div_euclid(self.every_ms).unwrap_or(i128::MAX))
+        Units::new(divided_up(level, self.every_ms))
     }
 
     /// Returns how many milliseconds it takes until a level has fallen by this much, rounded up.
     pub(super) fn ms_to_drain(self, level: i128) -> i64 {
-        let up = level.max(0).saturating_add(self.amount.saturating_sub(1));
-        let ms = up.checked_div(self.amount).unwrap_or(i128::MAX);
-        i64::try_from(ms).unwrap_or(i64::MAX)
+        i64::try_from(divided_up(level.max(0), self.amount)).unwrap_or(i64::MAX)
     }
+}
+
+/// Divides, and rounds up; both are zero or more. Most fit into 64 bits, where it takes a tenth of
+/// the time.
+fn divided_up(number: i128, by: i128) -> i128 {
+    if let (Ok(number), Ok(by)) = (u64::try_from(number), u64::try_from(by)) {
+        return number.checked_div(by).map_or(i128::MAX, |whole| {
+            let is_cut = whole.saturating_mul(by) != number;
+            i128::from(whole).saturating_add(i128::from(is_cut))
+        });
+    }
+    let up = number.saturating_add(by.saturating_sub(1));
+    up.checked_div(by).unwrap_or(i128::MAX)
 }
 
 /// A level that falls evenly: what it was at an instant.

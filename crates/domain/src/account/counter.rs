@@ -9,7 +9,7 @@
 //! replica decides, that is the exact algorithm.
 
 use super::bucket::{self, Base, Fluid, Walk, fold_instant};
-use super::table::SlotTable;
+use super::table::{Slot, SlotTable};
 use super::{Account, Message, Origin, OriginUse, Revision, SLOTS_MAX, sliding_cut};
 use crate::decision::{Asked, Verdict};
 use crate::limit::{Algorithm, LimitSpec, Moment, Refill};
@@ -28,9 +28,16 @@ const BUCKET_SLOTS_MAX: usize = 4 * SLOTS_MAX;
 #[derive(Debug, Clone)]
 pub struct Counter {
     origin: Origin,
-    table: SlotTable,
+    own: SlotTable,
     bucket: Option<Box<Bucket>>,
-    others: Option<Box<Account>>,
+    others: Option<Box<Others>>,
+}
+
+/// What the other origins counted: by origin, and all together.
+#[derive(Debug, Clone)]
+struct Others {
+    account: Account,
+    table: SlotTable,
 }
 
 /// What only buckets need.
@@ -43,6 +50,8 @@ struct Bucket {
     merged: Fluid,
     /// Own use alone, at its very instants.
     exact: Fluid,
+    /// When the oldest slot is to be folded, in milliseconds since 1970.
+    fold_due: i64,
 }
 
 impl Bucket {
@@ -51,6 +60,7 @@ impl Bucket {
         own_total: Units::ZERO,
         merged: Fluid::EMPTY,
         exact: Fluid::EMPTY,
+        fold_due: i64::MAX,
     };
 }
 
@@ -58,18 +68,13 @@ impl Counter {
     /// Begins a counter of a limit; `origin` is this process's own.
     #[must_use]
     pub fn new(limit: &LimitSpec, origin: Origin) -> Self {
-        let (slots_max, bucket) = match limit.algorithm() {
-            Algorithm::Window(WindowSpec::Calendar(_) | WindowSpec::Fixed(_)) => {
-                (WINDOWS_MAX, None)
-            }
-            Algorithm::Window(WindowSpec::Sliding(_)) => (SLOTS_MAX, None),
-            Algorithm::TokenBucket(_) | Algorithm::LeakyBucket(_) => {
-                (BUCKET_SLOTS_MAX, Some(Box::new(Bucket::EMPTY)))
-            }
+        let bucket = match limit.algorithm() {
+            Algorithm::Window(_) => None,
+            Algorithm::TokenBucket(_) | Algorithm::LeakyBucket(_) => Some(Box::new(Bucket::EMPTY)),
         };
         Self {
             origin,
-            table: SlotTable::new(slots_max),
+            own: SlotTable::new(slots_max(limit)),
             bucket,
             others: None,
         }
@@ -81,7 +86,10 @@ impl Counter {
         let asked = asked.units();
         match limit.algorithm() {
             Algorithm::Window(WindowSpec::Calendar(_) | WindowSpec::Fixed(_)) => {
-                let used = Units::new(self.table.sum_at(moment.slot.start()));
+                let start = moment.slot.start();
+                let others = self.others.as_ref();
+                let others = others.map_or(0, |others| others.table.sum_at(start));
+                let used = Units::new(self.own.sum_at(start).saturating_add(others));
                 let reset = moment.slot.end();
                 let verdict = Verdict::of(limit.limit(), used, asked, reset);
                 // A window that begins anew has room for whatever fits the limit at all.
@@ -103,7 +111,7 @@ impl Counter {
             return;
         }
         match limit.algorithm() {
-            Algorithm::Window(_) => self.table.add_own(moment.slot.start(), units),
+            Algorithm::Window(_) => self.own.add(moment.slot.start(), units),
             Algorithm::TokenBucket(refill) | Algorithm::LeakyBucket(refill) => {
                 self.charge_bucket(*refill, moment, units.or_zero());
             }
@@ -115,10 +123,15 @@ impl Counter {
     pub fn merge(&mut self, limit: &LimitSpec, mut message: Message) {
         let is_later = self.merge_base(message.base.take());
         let is_own = message.origin == self.origin;
-        let is_newer = !is_own && self.others.get_or_insert_default().merge(message);
+        let is_newer = !is_own && {
+            let others = self.others.get_or_insert_with(|| {
+                let (account, table) = (Account::default(), SlotTable::new(slots_max(limit)));
+                Box::new(Others { account, table })
+            });
+            others.account.merge(message)
+        };
         if is_later || is_newer {
-            self.merge_slots();
-            self.rewalk(limit);
+            self.merge_slots(limit);
         }
     }
 
@@ -128,7 +141,7 @@ impl Counter {
         let cut = self.cut(limit, now);
         let base = self.bucket.as_ref().and_then(|bucket| bucket.base.as_ref());
         if let Some(others) = &mut self.others {
-            others.retain(|origin, use_| {
+            others.account.retain(|origin, use_| {
                 let is_live = use_.slots().iter().any(|slot| slot.start.get() > cut);
                 let is_late = match base {
                     Some(base) => bucket::late(Some(base), origin, use_.before(base.at())),
@@ -137,8 +150,7 @@ impl Counter {
                 is_live || !is_late.is_zero()
             });
         }
-        self.merge_slots();
-        self.rewalk(limit);
+        self.merge_slots(limit);
     }
 
     /// Says whether nothing here counts any longer, so that a counter that begins anew would say the
@@ -146,9 +158,9 @@ impl Counter {
     #[must_use]
     pub fn is_idle(&self, limit: &LimitSpec, now: UnixMs) -> bool {
         match limit.algorithm() {
-            Algorithm::Window(_) => self.table.newest_start() <= self.cut(limit, now),
+            Algorithm::Window(_) => self.newest_start() <= self.cut(limit, now),
             Algorithm::TokenBucket(refill) | Algorithm::LeakyBucket(refill) => {
-                let is_ahead = self.table.newest_start() > now.get();
+                let is_ahead = self.newest_start() > now.get();
                 !is_ahead && self.level(Walk::of(*refill), now) == 0
             }
         }
@@ -157,7 +169,7 @@ impl Counter {
     /// Returns what this process counted, to send and to store.
     #[must_use]
     pub fn message(&self, revision: Revision) -> Message {
-        let slots = self.table.own();
+        let slots = self.own.sums();
         let total = match &self.bucket {
             Some(bucket) => bucket.own_total,
             None => slots
@@ -175,7 +187,7 @@ impl Counter {
     /// Returns what the other origins counted, by which an idle counter may be told from a live one.
     #[must_use]
     pub fn others(&self) -> Option<&Account> {
-        self.others.as_deref()
+        self.others.as_deref().map(|others| &others.account)
     }
 
     fn check_sliding(
@@ -188,13 +200,15 @@ impl Counter {
         let window_ms = length.ms();
         let slot_ms = limit.algorithm().slots().slot_ms(moment.now);
         let cut = sliding_cut(moment.now, window_ms, slot_ms);
-        let used = Units::new(self.table.sum_after(cut));
+        let others = self.others.as_mut();
+        let others = others.map_or(0, |others| others.table.sum_after(cut));
+        let used = Units::new(self.own.sum_after(cut).saturating_add(others));
         // A slot leaves when its end is as old as the window is long.
         let leaves = |start: i64| {
             let ms = window_ms.saturating_add(slot_ms);
             UnixMs::FIRST.saturating_add_ms(start.saturating_add(ms))
         };
-        let newest = self.table.newest_start();
+        let newest = self.newest_start();
         let reset = if newest > cut {
             leaves(newest)
         } else {
@@ -206,7 +220,7 @@ impl Counter {
                 return None;
             }
             let mut left = used;
-            let live = self.table.iter().filter(|slot| slot.start > cut);
+            let live = self.slots().filter(|slot| slot.start > cut);
             let mut freed = live.map(|slot| {
                 left = left.saturating_sub(Units::new(slot.sum));
                 (slot.start, left)
@@ -261,31 +275,28 @@ impl Counter {
         let start = moment.slot.start();
         bucket.own_total = bucket.own_total.saturating_add(units);
         bucket.exact.charge(walk, moment.now, units);
-        let is_new_slot = start.get() > self.table.newest_start();
         let is_in_order = start >= bucket.merged.at();
         let is_folded = bucket.base.as_ref().is_some_and(|base| start < base.at());
         if !is_folded {
-            self.table.add_own(start, units);
+            self.own.add(start, units);
         }
         if is_in_order {
             bucket.merged.charge(walk, start, units);
+            let due = walk.fold_due(start.get());
+            bucket.fold_due = bucket.fold_due.min(due);
         } else {
             self.walk_all(walk);
         }
-        if is_new_slot {
-            self.fold_if_due(walk, moment.now);
-        }
+        self.fold_if_due(walk, moment.now);
     }
 
     /// Folds old slots before there are too many: at most each 16 slots, at least each 48.
     fn fold_if_due(&mut self, walk: Walk, now: UnixMs) {
-        let slot_ms = walk.slot_ms();
-        let kept = bucket::BASE_SLOTS_AGE.saturating_add(bucket::BASE_SLOTS_GRID);
-        let oldest = self.table.iter().next().map_or(i64::MAX, |slot| slot.start);
-        let due = oldest.saturating_add(slot_ms.saturating_mul(kept));
-        if now.get() < due {
+        let due = self.bucket.as_ref().map(|bucket| bucket.fold_due);
+        if due.is_none_or(|due| now.get() < due) {
             return;
         }
+        let slot_ms = walk.slot_ms();
         let at = fold_instant(slot_ms, now);
         let Some(bucket) = &mut self.bucket else {
             return;
@@ -295,19 +306,24 @@ impl Counter {
             return;
         }
         let others = self.others.as_deref();
-        let fluid = walked(walk, self.origin, bucket, others, &self.table, at);
+        let fluid = walked(walk, self.origin, bucket, others, &self.own, at);
         let known = bucket.base.as_ref().map(Base::included);
         let mut included = known.cloned().unwrap_or_default();
-        let others = others.into_iter().flat_map(Account::origins);
+        let others = others
+            .into_iter()
+            .flat_map(|others| others.account.origins());
         let others = others.map(|(origin, use_)| (origin, use_.before(at)));
-        let own = (self.origin, own_before(bucket, &self.table, at));
+        let own = (self.origin, own_before(bucket, &self.own, at));
         for (origin, before) in others.chain([own]) {
             // The base before may know more of an origin than has arrived here.
             let held = included.entry(origin).or_insert(before);
             *held = before.max(*held);
         }
         bucket.base = Some(Base::new(at, fluid.level_at(walk, at), included));
-        self.table.drop_before(at);
+        self.own.drop_before(at);
+        if let Some(others) = &mut self.others {
+            others.table.drop_before(at);
+        }
         self.walk_all(walk);
     }
 
@@ -320,7 +336,7 @@ impl Counter {
             return false;
         }
         let seen = base.as_ref().map_or(Units::ZERO, |base| {
-            let own = own_before(bucket, &self.table, base.at());
+            let own = own_before(bucket, &self.own, base.at());
             let seen = base.included().get(&self.origin).copied();
             seen.unwrap_or(own).saturating_sub(own).or_zero()
         });
@@ -348,23 +364,20 @@ impl Counter {
         }
     }
 
-    /// Puts the slots of others beside our own again.
-    fn merge_slots(&mut self) {
+    /// Sums the slots of the others again, from the base on.
+    fn merge_slots(&mut self, limit: &LimitSpec) {
         let base = self.bucket.as_ref().and_then(|bucket| bucket.base.as_ref());
         let since = base.map_or(UnixMs::FIRST, Base::at);
-        self.table.keep_own();
         if since > UnixMs::FIRST {
-            self.table.drop_before(since);
+            self.own.drop_before(since);
         }
-        let others = self.others.iter().flat_map(|others| others.origins());
-        for slot in others.flat_map(|(_, use_)| use_.slots()) {
-            if slot.start >= since {
-                self.table.add_other(slot.start, slot.sum);
+        if let Some(others) = &mut self.others {
+            others.table = SlotTable::new(slots_max(limit));
+            let slots = others.account.origins().flat_map(|(_, use_)| use_.slots());
+            for slot in slots.filter(|slot| slot.start >= since) {
+                others.table.add(slot.start, slot.sum);
             }
         }
-    }
-
-    fn rewalk(&mut self, limit: &LimitSpec) {
         match limit.algorithm() {
             Algorithm::Window(_) => {}
             Algorithm::TokenBucket(refill) | Algorithm::LeakyBucket(refill) => {
@@ -376,17 +389,50 @@ impl Counter {
     fn walk_all(&mut self, walk: Walk) {
         if let Some(bucket) = &mut self.bucket {
             let others = self.others.as_deref();
-            let (origin, table) = (self.origin, &self.table);
-            bucket.merged = walked(walk, origin, bucket, others, table, UnixMs::LAST);
+            let oldest = slots(&self.own, others).next();
+            bucket.fold_due = oldest.map_or(i64::MAX, |slot| walk.fold_due(slot.start));
+            let (origin, own) = (self.origin, &self.own);
+            bucket.merged = walked(walk, origin, bucket, others, own, UnixMs::LAST);
         }
+    }
+
+    fn newest_start(&self) -> i64 {
+        let own = self.own.newest_start();
+        let others = self.others.as_ref();
+        others.map_or(own, |others| own.max(others.table.newest_start()))
+    }
+
+    fn slots(&self) -> impl Iterator<Item = Slot> {
+        slots(&self.own, self.others.as_deref())
     }
 }
 
+/// Returns how many slots a counter of this limit needs.
+const fn slots_max(limit: &LimitSpec) -> usize {
+    match limit.algorithm() {
+        Algorithm::Window(WindowSpec::Calendar(_) | WindowSpec::Fixed(_)) => WINDOWS_MAX,
+        Algorithm::Window(WindowSpec::Sliding(_)) => SLOTS_MAX,
+        Algorithm::TokenBucket(_) | Algorithm::LeakyBucket(_) => BUCKET_SLOTS_MAX,
+    }
+}
+
+/// Returns own slots and the others', ascending by start; a start may come twice.
+fn slots<'a>(own: &'a SlotTable, others: Option<&'a Others>) -> impl Iterator<Item = Slot> + 'a {
+    let mut own = own.iter().peekable();
+    let others = others.into_iter().flat_map(|others| others.table.iter());
+    let mut others = others.peekable();
+    std::iter::from_fn(move || match (own.peek(), others.peek()) {
+        (Some(mine), Some(other)) if other.start < mine.start => others.next(),
+        (Some(_), _) => own.next(),
+        (None, _) => others.next(),
+    })
+}
+
 /// Returns all that this process charged in slots before an instant.
-fn own_before(bucket: &Bucket, table: &SlotTable, at: UnixMs) -> Units {
-    let since = table.iter().filter(|slot| slot.start >= at.get());
+fn own_before(bucket: &Bucket, own: &SlotTable, at: UnixMs) -> Units {
+    let since = own.iter().filter(|slot| slot.start >= at.get());
     since.fold(bucket.own_total, |rest, slot| {
-        rest.saturating_sub(Units::new(slot.own))
+        rest.saturating_sub(Units::new(slot.sum))
     })
 }
 
@@ -395,20 +441,23 @@ fn walked(
     walk: Walk,
     origin: Origin,
     bucket: &Bucket,
-    others: Option<&Account>,
-    table: &SlotTable,
+    others: Option<&Others>,
+    own: &SlotTable,
     end: UnixMs,
 ) -> Fluid {
     let base = bucket.base.as_ref();
     let mut fluid = Fluid::standing_on(base);
     let since = fluid.at();
-    let own = bucket::late(base, origin, own_before(bucket, table, since));
-    fluid.charge(walk, since, own);
-    for (other, use_) in others.into_iter().flat_map(Account::origins) {
+    let own_late = bucket::late(base, origin, own_before(bucket, own, since));
+    fluid.charge(walk, since, own_late);
+    let accounts = others
+        .into_iter()
+        .flat_map(|others| others.account.origins());
+    for (other, use_) in accounts {
         let late = bucket::late(base, other, use_.before(since));
         fluid.charge(walk, since, late);
     }
-    for slot in table.iter().filter(|slot| slot.start < end.get()) {
+    for slot in slots(own, others).filter(|slot| slot.start < end.get()) {
         if let Some(start) = UnixMs::new(slot.start) {
             fluid.charge(walk, start, Units::new(slot.sum));
         }
