@@ -42,7 +42,7 @@ bench-ingest: ## Measure ingest beside its floor, as JSON lines (EVENTS, CASES, 
 		--tollbook "$(or $(BINARY),$$TARGET_DIR/release/tollbook)" \
 		--benches "$$TARGET_DIR/release/benches" \
 		$(if $(EVENTS),--events $(EVENTS)) $(if $(CASES),--cases $(CASES)) $(if $(RUNS),--runs $(RUNS)) \
-		$(if $(filter ours floor,$(SIDE)),--side $(SIDE)) $(if $(filter-out 0,$(KEEP)),--keep)
+		$(if $(SIDE),--side $(SIDE)) $(if $(filter-out 0,$(KEEP)),--keep)
 
 setup: ## Install what is missing (apt-get), fetch the broker's jars
 	@scripts/setup.sh
