@@ -6,7 +6,7 @@
 //! process. Deliberately absent: what happened before, such as migrations, and what Postgres does
 //! after the process's end.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -75,7 +75,12 @@ impl Runner<'_> {
         let ingest = |arguments: &[&str]| {
             let mut all: Vec<String> = arguments.iter().map(|&each| each.to_owned()).collect();
             all.extend(["--config".to_owned(), config.display().to_string()]);
-            start(&self.executables.tollbook, all)
+            // The environment goes over the file: nothing inherited may lead to another ledger.
+            let variables = [
+                ("TOLLBOOK_DATABASE_URL", database.url().to_owned()),
+                ("TOLLBOOK_KAFKA_BROKERS", self.servers.kafka.brokers()),
+            ];
+            start(&self.executables.tollbook, all, &variables)
         };
         let migrated = ingest(&["migrate"]);
         if !migrated.wait(COMMAND).success() {
@@ -102,7 +107,7 @@ impl Runner<'_> {
         let arguments = arguments.map(str::to_owned).to_vec();
         let mut said = None;
         let (started_ms, mut measured, ended_at_ms) = self.measure(
-            || start(&self.executables.benches, arguments),
+            || start(&self.executables.benches, arguments, &[]),
             |child| {
                 let line: FloorSaid =
                     serde_json::from_str(&child.stdout()).map_err(|error| error.to_string())?;
@@ -189,12 +194,15 @@ impl Measured {
     }
 }
 
-fn start(executable: &std::path::Path, arguments: Vec<String>) -> Child {
+fn start(executable: &Path, arguments: Vec<String>, variables: &[(&str, String)]) -> Child {
     let program = Program {
         name: "run".to_owned(),
         path: executable.to_owned(),
         arguments,
-        environment: Vec::new(),
+        environment: variables
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), value.clone()))
+            .collect(),
         account: None,
         death_signal: DeathSignal::Kill,
         logs: folders::make("run"),
