@@ -11,6 +11,7 @@
 mod assignment;
 mod batch;
 pub mod config;
+pub mod corrections;
 pub mod decode;
 mod error;
 mod folding;

@@ -4,12 +4,13 @@
 //! provable and why. Works on a live installation: it looks at what was there when it began.
 //! Deliberately absent: SQL (`store::audit`), and repair.
 
-mod chain;
+mod adjustments;
+pub(crate) mod chain;
 mod compare;
 mod contents;
 mod heads;
 mod links;
-mod log;
+pub(crate) mod log;
 mod refold;
 mod report;
 mod rules;
@@ -24,6 +25,7 @@ use service::Exit;
 use store::{Database, StoreError, audit};
 
 use crate::config::KafkaConfig;
+use crate::corrections::CorrectionError;
 use crate::error::exit_of_store;
 use crate::kafka::LogError;
 use report::{Findings, Totals};
@@ -66,6 +68,9 @@ pub enum VerifyError {
     /// Kafka is away.
     #[error(transparent)]
     Log(#[from] LogError),
+    /// A correction cannot be made again.
+    #[error(transparent)]
+    Correction(#[from] CorrectionError),
     /// What was found cannot be written.
     #[error("the report cannot be written: {0}")]
     Output(#[from] io::Error),
@@ -82,6 +87,7 @@ impl VerifyError {
             Self::Store(error) => exit_of_store(error),
             Self::Log(LogError::BadSettings(_)) => Exit::Configuration,
             Self::Log(LogError::Unreachable { .. } | LogError::NoTopic(_)) => Exit::Dependency,
+            Self::Correction(error) => error.exit(),
             Self::Output(_) | Self::Thread(_) => Exit::Unexpected,
         }
     }
@@ -115,7 +121,10 @@ pub async fn run(
     let chains = audit::chains(db).await?;
     let mut shared = Shared::default();
     for chain in &chains {
-        let (title, findings) = chain::check(&places, &chains, chain, &heads, &mut shared).await?;
+        let (title, findings) = match &chain.source {
+            Some(_) => chain::check(&places, &chains, chain, &heads, &mut shared).await?,
+            None => adjustments::check(&places, chain, &mut shared).await?,
+        };
         findings.write(&title, out)?;
         totals.add(&title, &findings);
     }

@@ -158,7 +158,7 @@ async fn write_events(
 }
 
 /// The fields of an event, in the order of [`record`].
-const COLUMNS: [&str; 13] = [
+const COLUMNS: [&str; 15] = [
     "place",
     "received",
     "source",
@@ -172,6 +172,8 @@ const COLUMNS: [&str; 13] = [
     "detail",
     "payload_bytes",
     "cursor",
+    "state",
+    "adjustment",
 ];
 
 fn record(event: &Rejected, zone: Tz) -> Record {
@@ -191,8 +193,30 @@ fn record(event: &Rejected, zone: Tz) -> Record {
         Field::Text(event.detail.clone()),
         Field::Count(event.payload_bytes.into()),
         Field::Text(event.cursor().to_string()),
+        Field::Text(state(event).to_owned()),
+        Field::Text(adjustment(event)),
     ];
     COLUMNS.into_iter().zip(values).collect()
+}
+
+/// What became of it: `rejected` while it waits, `retried`, `dropped`.
+fn state(event: &Rejected) -> &str {
+    match event
+        .resolved
+        .as_ref()
+        .map(|resolved| resolved.kind.as_str())
+    {
+        None => "rejected",
+        Some("retry") => "retried",
+        Some("drop") => "dropped",
+        Some(other) => other,
+    }
+}
+
+/// The number of the adjustment that resolved it; empty while it waits.
+fn adjustment(event: &Rejected) -> String {
+    let resolved = event.resolved.as_ref();
+    resolved.map_or_else(String::new, |resolved| resolved.adjustment.0.to_string())
 }
 
 fn page_table(args: &ListArgs, page: &Page) -> String {
@@ -207,6 +231,7 @@ fn page_table(args: &ListArgs, page: &Page) -> String {
     let header = [
         ("place", Align::Left),
         ("received", Align::Fixed),
+        ("state", Align::Fixed),
         ("reason", Align::Fixed),
         ("what", Align::Left),
         ("bytes", Align::Right),
@@ -215,6 +240,7 @@ fn page_table(args: &ListArgs, page: &Page) -> String {
         vec![
             event.address.to_string(),
             to_zone_text(event.record_time, args.zone),
+            state(event).to_owned(),
             event.reason.clone(),
             what(event),
             grouped(&event.payload_bytes.to_string()),
@@ -236,6 +262,32 @@ fn what(event: &Rejected) -> String {
         .to_owned()
 }
 
+/// The state as a sentence: by whom, when, why, and what became of the events in it.
+fn state_text(event: &Rejected, zone: Tz) -> String {
+    let Some(resolved) = &event.resolved else {
+        return "rejected; `tollbook rejected retry` and `rejected drop` resolve it".to_owned();
+    };
+    let mut text = format!(
+        "{} at {} by {}, adjustment {}",
+        state(event),
+        to_zone_text(resolved.at, zone),
+        resolved.by,
+        resolved.adjustment.0
+    );
+    let counts = [
+        (resolved.accepted, "counted"),
+        (resolved.duplicates, "counted before"),
+        (resolved.ignored, "not metered"),
+    ];
+    for (count, what) in counts.into_iter().filter(|(count, _)| *count > 0) {
+        text.push_str(&format!(", {} {what}", grouped(&count.to_string())));
+    }
+    if !resolved.because.is_empty() {
+        text.push_str(&format!(": {}", resolved.because));
+    }
+    text
+}
+
 fn event_text(found: &RejectedPayload, zone: Tz) -> String {
     let event = &found.event;
     let lines = [
@@ -248,6 +300,7 @@ fn event_text(found: &RejectedPayload, zone: Tz) -> String {
         ),
         ("reason", event.reason.clone()),
         ("what", what(event)),
+        ("state", state_text(event, zone)),
         ("payload", payload::about(found)),
     ];
     let mut text = String::new();

@@ -3,6 +3,7 @@
 mod bounds;
 mod captured;
 mod command_errors;
+mod corrections;
 mod kill;
 mod log;
 mod messages;
@@ -10,6 +11,7 @@ mod mutated;
 mod oracle;
 mod proxy;
 mod reader;
+mod reprice;
 mod servers;
 mod store_read;
 mod store_write;
@@ -28,9 +30,11 @@ pub(crate) fn all() -> Vec<Test> {
         messages::TESTS,
         mutated::TESTS,
         captured::TESTS,
+        corrections::TESTS,
         command_errors::TESTS,
         oracle::TESTS,
         proxy::TESTS,
+        reprice::TESTS,
         servers::TESTS,
         store_read::TESTS,
         &store_write::tests(),

@@ -66,7 +66,7 @@ Examples:
     /// Reads the ledger.
     #[command(subcommand)]
     Report(ReportCommand),
-    /// Shows events that could not become usage, and why.
+    /// Shows events that could not become usage, and why; retries or drops them.
     #[command(subcommand)]
     Rejected(RejectedCommand),
     /// Shows where a log lost records or was replaced, and takes an operator's word for it.
@@ -75,6 +75,18 @@ Examples:
     /// Shows the prices in force.
     #[command(subcommand)]
     Prices(PricesCommand),
+    /// Prices usage anew by the book in force, and posts the differences.
+    #[command(after_help = "\
+Examples:
+  tollbook reprice                                    what would change, by application and model
+  tollbook reprice --model in-house-llama --yes       post it
+  tollbook reprice --from 2026-11-01 --to 2026-12-01 --because \"the contract's new rates\" --yes
+
+Without --yes nothing is changed. What was posted stays: the difference is posted beside it, and names
+what it corrects. Run twice, the second run finds nothing to do. Requests whose sums do not say what
+each of them costs now (several tiers, or a rate that begins within a quarter-hour) stay as they are
+and are counted as unclear.")]
+    Reprice(RepriceArguments),
     /// Shows the effective configuration, or checks it.
     #[command(after_help = "\
 Examples:
@@ -172,6 +184,70 @@ Examples:
     /// Shows one record's rejected events with their payloads.
     #[command(after_help = "Examples:\n  tollbook rejected show usage.envoy/3/1042")]
     Show(RejectedShowArguments),
+    /// Decodes rejected events again by the rules in force, and counts what is usage now.
+    #[command(after_help = "\
+Examples:
+  tollbook rejected retry --source usage.envoy --dry-run
+  tollbook rejected retry --id usage.envoy/3/1042 --because \"the source's app field was wrong\"
+  tollbook rejected retry --all
+
+What still cannot become usage stays rejected, and the answer says why. Events that had been counted
+are counted as duplicates. Of what is older than the ids that are kept nobody knows whether it was
+counted: --accept-duplicates takes it, and the ledger records that. Run twice, it counts once.")]
+    Retry(RejectedRetryArguments),
+    /// Gives rejected events up; they stay in the ledger, with the reason.
+    #[command(after_help = "\
+Examples:
+  tollbook rejected drop --reason not_json --because \"health checks of the shipper\"
+  tollbook rejected drop --id usage.envoy/3/1042 --because \"test traffic\" --by ann@example.org")]
+    Drop(RejectedDropArguments),
+}
+
+#[derive(Debug, Args)]
+#[group(id = "which", required = true, multiple = true,
+    args = ["id", "source", "reason", "all"])]
+pub(crate) struct RejectedSelection {
+    /// At this place: topic/partition/offset, or with /index one event of a record; may be repeated.
+    #[arg(long, value_name = "PLACE")]
+    pub(crate) id: Vec<String>,
+    /// Of this source only.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) source: Option<String>,
+    /// With this reason only.
+    #[arg(long, value_name = "REASON")]
+    pub(crate) reason: Option<String>,
+    /// All that are neither retried nor dropped.
+    #[arg(long, conflicts_with_all = ["id", "source", "reason"])]
+    pub(crate) all: bool,
+    /// Says what would become of each, and changes nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Who takes responsibility; by default the database's login. The ledger keeps it.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) by: Option<String>,
+    #[command(flatten)]
+    pub(crate) output: OutputFlag,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RejectedRetryArguments {
+    #[command(flatten)]
+    pub(crate) which: RejectedSelection,
+    /// Takes events that are too old to be known again, repeats or not.
+    #[arg(long)]
+    pub(crate) accept_duplicates: bool,
+    /// Why; the ledger keeps it.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) because: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RejectedDropArguments {
+    #[command(flatten)]
+    pub(crate) which: RejectedSelection,
+    /// Why; the ledger keeps it.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) because: String,
 }
 
 #[derive(Debug, Args)]
@@ -243,6 +319,43 @@ Examples:
   tollbook prices list --provider openai --model gpt-4o
   tollbook prices list --output csv > prices.csv")]
     List(PricesListArguments),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RepriceArguments {
+    /// Usage from this time on: 2026-11-01 (that day's start in the zone) or 2026-11-01T12:00:00Z, the
+    /// start of a quarter-hour.
+    #[arg(long, value_name = "TIME")]
+    pub(crate) from: Option<String>,
+    /// Usage before this time, the start of a quarter-hour.
+    #[arg(long, value_name = "TIME")]
+    pub(crate) to: Option<String>,
+    /// Of this application only.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) app: Option<String>,
+    /// Of this provider only.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) provider: Option<String>,
+    /// Of this model only: asked for, or answered.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) model: Option<String>,
+    /// Says what would change, and changes nothing; so it is without --yes.
+    #[arg(long, conflicts_with = "yes")]
+    pub(crate) dry_run: bool,
+    /// Posts the differences.
+    #[arg(long)]
+    pub(crate) yes: bool,
+    /// Who takes responsibility; by default the database's login. The ledger keeps it.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) by: Option<String>,
+    /// Why; the ledger keeps it.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) because: Option<String>,
+    /// The time zone of dates, as Europe/Berlin; by default reports.zone.
+    #[arg(long, value_name = "ZONE")]
+    pub(crate) zone: Option<String>,
+    #[command(flatten)]
+    pub(crate) output: OutputFlag,
 }
 
 #[derive(Debug, Args)]

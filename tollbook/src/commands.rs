@@ -12,6 +12,7 @@ mod migrate;
 mod prices;
 mod rejected;
 mod report;
+mod reprice;
 mod verify;
 
 use service::config::Environment;
@@ -55,6 +56,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
         Command::Verify => verify::run(&quiet()?).await,
         Command::Gaps(command) => gaps::run(&quiet()?, command).await,
         Command::Prices(command) => prices::run(&quiet()?, command).await,
+        Command::Reprice(arguments) => reprice::run(&quiet()?, arguments).await,
         Command::Doctor => doctor::run(&quiet()?).await,
         Command::Config {
             command: Some(ConfigCommand::Schema),
@@ -89,6 +91,16 @@ async fn open(settings: &Settings, role: Role) -> Result<Database, Failure> {
 fn of_store(settings: &Settings, error: &store::StoreError) -> Failure {
     let url = &settings.config().database.url;
     failure::of_store(error, url, &settings.place("database.url"))
+}
+
+/// Makes the failure of a correction.
+fn of_correction(settings: &Settings, error: &::ingest::corrections::CorrectionError) -> Failure {
+    use ::ingest::corrections::CorrectionError;
+    match error {
+        CorrectionError::Store(error) => of_store(settings, error),
+        CorrectionError::Log(error) => failure::of_log(error, &settings.place("kafka.brokers")),
+        error => Failure::new(error.exit(), error.to_string()),
+    }
 }
 
 /// Makes the failure of a report.

@@ -76,9 +76,10 @@ pub struct UsageEvent<'a> {
     pub identity: Option<Identity>,
 }
 
-/// The installation's secret, under which identities of log lines are hashed: 32 random bytes that
-/// Postgres keeps with the ledger. Clients write parts of the lines, so whoever knew it could make
-/// two requests that count as one.
+/// The installation's secret, under which identities of log lines are hashed.
+///
+/// 32 random bytes that Postgres keeps with the ledger. Clients write parts of the lines, so whoever
+/// knew it could make two requests that count as one.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct IdentitySecret([u8; 32]);
 

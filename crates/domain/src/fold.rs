@@ -137,6 +137,12 @@ impl PartFold {
         self.counts
     }
 
+    /// Returns what is known to have been counted before, in no order.
+    #[must_use]
+    pub fn duplicates(&self) -> &[Duplicate] {
+        &self.duplicates
+    }
+
     /// Counts a Kafka record, before its events are told.
     pub const fn count_record(&mut self) {
         self.counts.records = self.counts.records.saturating_add(1);

@@ -13,6 +13,7 @@
 )]
 
 pub mod account;
+pub mod adjustment;
 pub mod calendar;
 pub mod decision;
 pub mod event;
@@ -25,6 +26,7 @@ pub mod money;
 pub mod part;
 pub mod price;
 pub mod reject;
+pub mod reprice;
 pub mod series;
 pub mod time;
 pub mod units;

@@ -143,6 +143,30 @@ pub struct PartRows<'r> {
 #[must_use]
 pub fn part_hash(header: &PartHeader, rows: &PartRows<'_>) -> Hash256 {
     let mut canonical = Canonical::new("part");
+    add_header(&mut canonical, header);
+    add_length(&mut canonical, rows.postings.len());
+    for posting in rows.postings {
+        add_posting(&mut canonical, posting);
+    }
+    add_length(&mut canonical, rows.rejected.len());
+    for rejected in rows.rejected {
+        canonical
+            .signed(rejected.place.offset.0)
+            .unsigned(u64::from(rejected.place.index))
+            .text(rejected.rejection.reason.name())
+            .text(&rejected.rejection.field)
+            .text(&rejected.rejection.detail)
+            .signed(rejected.record_time.get())
+            .bytes(&rejected.payload)
+            .unsigned(rejected.payload_bytes)
+            .bytes(&rejected.payload_digest.to_bytes());
+    }
+    add_duplicates(&mut canonical, rows.duplicates);
+    canonical.finish256()
+}
+
+/// Adds what every part's hash covers besides its rows, log's and adjustments' alike.
+pub(crate) fn add_header(canonical: &mut Canonical, header: &PartHeader) {
     canonical
         .signed(i64::from(HASH_VERSION))
         .signed(i64::from(header.part.chain.0))
@@ -162,25 +186,12 @@ pub fn part_hash(header: &PartHeader, rows: &PartRows<'_>) -> Hash256 {
         .signed(header.skipped.map_or(-1, |skipped| skipped.from.0))
         .signed(header.skipped.map_or(-1, |skipped| skipped.to.0))
         .bytes(&header.previous.to_bytes());
-    add_length(&mut canonical, rows.postings.len());
-    for posting in rows.postings {
-        add_posting(&mut canonical, posting);
-    }
-    add_length(&mut canonical, rows.rejected.len());
-    for rejected in rows.rejected {
-        canonical
-            .signed(rejected.place.offset.0)
-            .unsigned(u64::from(rejected.place.index))
-            .text(rejected.rejection.reason.name())
-            .text(&rejected.rejection.field)
-            .text(&rejected.rejection.detail)
-            .signed(rejected.record_time.get())
-            .bytes(&rejected.payload)
-            .unsigned(rejected.payload_bytes)
-            .bytes(&rejected.payload_digest.to_bytes());
-    }
-    add_length(&mut canonical, rows.duplicates.len());
-    for duplicate in rows.duplicates {
+}
+
+/// Adds duplicates, ascending by place.
+pub(crate) fn add_duplicates(canonical: &mut Canonical, duplicates: &[Duplicate]) {
+    add_length(canonical, duplicates.len());
+    for duplicate in duplicates {
         canonical
             .signed(duplicate.place.offset.0)
             .unsigned(u64::from(duplicate.place.index))
@@ -188,7 +199,6 @@ pub fn part_hash(header: &PartHeader, rows: &PartRows<'_>) -> Hash256 {
             .signed(i64::from(duplicate.first.chain.0))
             .signed(duplicate.first.number.0);
     }
-    canonical.finish256()
 }
 
 fn add_posting(canonical: &mut Canonical, posting: &Posting) {
@@ -207,6 +217,6 @@ fn add_posting(canonical: &mut Canonical, posting: &Posting) {
         .wide(posting.sums.amount.units());
 }
 
-fn add_length(canonical: &mut Canonical, length: usize) {
+pub(crate) fn add_length(canonical: &mut Canonical, length: usize) {
     canonical.unsigned(u64::try_from(length).unwrap_or(u64::MAX));
 }

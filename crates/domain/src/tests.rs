@@ -13,4 +13,5 @@ mod fold;
 mod money;
 mod part;
 mod pricing;
+mod reprice;
 mod slow;

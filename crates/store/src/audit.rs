@@ -4,11 +4,13 @@
 //! [`Unreadable`], which names it, and never an error that would end the verification. Deliberately
 //! absent: verdicts; whoever refolds the log compares.
 
+mod adjustments;
 mod contents;
 mod parts;
 mod rollups;
 mod rows;
 
+pub use adjustments::{AdjustmentOrphans, StoredAdjustment, adjustment_orphans, adjustments};
 pub use contents::{
     StoredRateSet, StoredSeries, StoredText, price_book, rate_sets_after, seen, series_after,
     source_config,

@@ -6,7 +6,7 @@
 //! retrying; a transaction that failed is folded again by the caller.
 
 mod position;
-mod rows;
+pub(crate) mod rows;
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -378,7 +378,7 @@ async fn roll_back(tx: sqlx::Transaction<'_, sqlx::Postgres>) -> Result<(), Stor
 }
 
 /// Sorts an error of COMMIT: only what Postgres says is rolled back is known to be.
-fn commit_error(error: sqlx::Error) -> CommitError {
+pub(crate) fn commit_error(error: sqlx::Error) -> CommitError {
     let state = sqlstate(&error);
     let is_rolled_back = state.as_deref().is_some_and(|state| {
         // Class 40 is "transaction rollback" but for 40003, "statement completion unknown"; class 23

@@ -4,6 +4,7 @@
 //! together or not at all, and only while its process owns the chains. Deliberately absent: Kafka,
 //! decoding, configuration files, retry loops; callers retry by the kind of [`StoreError`].
 
+pub mod adjust;
 pub mod audit;
 pub mod batch;
 pub mod checkup;

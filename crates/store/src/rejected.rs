@@ -1,7 +1,7 @@
 //! Rejected events: listing them, and showing one with its payload.
 //!
 //! Invariant: a page never repeats or skips a row that was there when the first page was read.
-//! Deliberately absent: retrying and dropping them, and tenants: what cannot be decoded belongs to
+//! Deliberately absent: retrying and dropping them (see `adjust`), and tenants: what cannot be decoded belongs to
 //! nobody yet, so only the operator may see it.
 
 use std::fmt;
@@ -79,6 +79,29 @@ pub struct Rejected {
     pub record_time: UnixMs,
     /// The event's full length in bytes.
     pub payload_bytes: u64,
+    /// What became of it since; `None` while it waits for a retry or to be dropped.
+    pub resolved: Option<Resolved>,
+}
+
+/// What became of a rejected event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resolved {
+    /// How it was resolved, by the name of the adjustment's kind: `retry` or `drop`.
+    pub kind: String,
+    /// The adjustment's number: its part of the adjustment chain.
+    pub adjustment: PartNumber,
+    /// When.
+    pub at: UnixMs,
+    /// By whom.
+    pub by: String,
+    /// Why; empty where nobody said.
+    pub because: String,
+    /// How many of its events were posted.
+    pub accepted: u64,
+    /// How many had been counted before.
+    pub duplicates: u64,
+    /// How many are not metered.
+    pub ignored: u64,
 }
 
 /// A rejected event with what was kept of its payload.
@@ -212,10 +235,17 @@ pub async fn list(db: &Database, filter: &Filter, page_max: u32) -> Result<Page,
         -- $1: source; $2: reason; $3: since; $4 to $7: cursor; $8: rows
         select c.topic, c.partition, coalesce(s.name, '') as "source!", c.incarnation, e.chain,
             e.record_offset, e.index, e.part, e.reason, e.field, e.detail, e.record_at,
-            e.payload_bytes, ''::bytea as "payload!", e.payload_digest
+            e.payload_bytes, ''::bytea as "payload!", e.payload_digest,
+            x.adjustment_part as "adjustment?", x.accepted as "accepted?",
+            x.duplicates as "duplicates?", x.ignored as "ignored?", a.kind as "kind?",
+            a.made_at as "made_at?", a.made_by as "made_by?", a.because as "because?"
         from rejected_event e
         join chain c on c.id = e.chain
         left join source s on s.id = c.source
+        left join rejection_resolved x
+            on (x.chain, x.record_offset, x.index) = (e.chain, e.record_offset, e.index)
+        left join adjustment a
+            on (a.chain, a.part) = (x.adjustment_chain, x.adjustment_part)
         where ($1::text is null or s.name = $1)
           and ($2::text is null or e.reason = $2)
           and ($3::timestamptz is null or e.record_at >= $3)
@@ -263,10 +293,17 @@ pub async fn show(db: &Database, address: &Address) -> Result<Vec<RejectedPayloa
         -- $1, $2, $3, $4: topic, partition, offset, index or null for all; $5: rows
         select c.topic, c.partition, coalesce(s.name, '') as "source!", c.incarnation, e.chain,
             e.record_offset, e.index, e.part, e.reason, e.field, e.detail, e.record_at,
-            e.payload_bytes, e.payload, e.payload_digest
+            e.payload_bytes, e.payload, e.payload_digest,
+            x.adjustment_part as "adjustment?", x.accepted as "accepted?",
+            x.duplicates as "duplicates?", x.ignored as "ignored?", a.kind as "kind?",
+            a.made_at as "made_at?", a.made_by as "made_by?", a.because as "because?"
         from chain c
         join rejected_event e on e.chain = c.id
         left join source s on s.id = c.source
+        left join rejection_resolved x
+            on (x.chain, x.record_offset, x.index) = (e.chain, e.record_offset, e.index)
+        left join adjustment a
+            on (a.chain, a.part) = (x.adjustment_chain, x.adjustment_part)
         where c.topic = $1 and c.partition = $2 and e.record_offset = $3
           and ($4::int is null or e.index = $4)
         order by c.source, c.incarnation desc, e.index
@@ -313,9 +350,35 @@ struct FoundRow {
     payload_bytes: i64,
     payload: Vec<u8>,
     payload_digest: uuid::Uuid,
+    adjustment: Option<i64>,
+    accepted: Option<i64>,
+    duplicates: Option<i64>,
+    ignored: Option<i64>,
+    kind: Option<String>,
+    made_at: Option<DateTime<Utc>>,
+    made_by: Option<String>,
+    because: Option<String>,
 }
 
 impl FoundRow {
+    fn resolved(&self) -> Result<Option<Resolved>, StoreError> {
+        let Some(adjustment) = self.adjustment else {
+            return Ok(None);
+        };
+        // An adjustment that is missing shows as one without a name; `verify` says what it is.
+        let count = |stored: Option<i64>| u64::try_from(stored.unwrap_or(0)).unwrap_or(0);
+        Ok(Some(Resolved {
+            kind: self.kind.clone().unwrap_or_default(),
+            adjustment: PartNumber(adjustment),
+            at: self.made_at.map_or(Ok(UnixMs::FIRST), instant)?,
+            by: self.made_by.clone().unwrap_or_default(),
+            because: self.because.clone().unwrap_or_default(),
+            accepted: count(self.accepted),
+            duplicates: count(self.duplicates),
+            ignored: count(self.ignored),
+        }))
+    }
+
     fn read(self) -> Result<RejectedPayload, StoreError> {
         let corrupt = |what: &str| {
             let place = format!("{}/{}/{}", self.topic, self.partition, self.record_offset);
@@ -323,6 +386,7 @@ impl FoundRow {
                 "the rejected event at {place} has {what} below zero"
             ))
         };
+        let resolved = self.resolved()?;
         let index = u32::try_from(self.index).map_err(|_| corrupt("an index"))?;
         let payload_bytes = u64::try_from(self.payload_bytes).map_err(|_| corrupt("a length"))?;
         let event = Rejected {
@@ -343,6 +407,7 @@ impl FoundRow {
             detail: self.detail,
             record_time: instant(self.record_at)?,
             payload_bytes,
+            resolved,
         };
         let payload_digest = Hash128::from_bytes(self.payload_digest.into_bytes());
         Ok(RejectedPayload {

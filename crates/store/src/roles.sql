@@ -59,7 +59,8 @@ begin
         grant insert on
             price_book, source_config, applied_at_start, source, chain, source_position, ingest_gap,
             batch, part, series, rate_set, posting, rejected_event, duplicate, event_seen,
-            rollup_mark, rollup_quarter, rollup_day
+            rollup_mark, rollup_quarter, rollup_day, adjustment, adjustment_bound,
+            rejection_resolved
             to tollbook_ingest;
         grant update on
             in_force, source, source_position, ingest_gap, rollup_mark, rollup_quarter, rollup_day

@@ -51,7 +51,7 @@ pub(super) async fn check(
     Ok((title(chain), check.findings))
 }
 
-fn title(chain: &Chain) -> String {
+pub(super) fn title(chain: &Chain) -> String {
     let (id, topic, partition) = (chain.id.0, &chain.topic, chain.partition);
     match &chain.source {
         Some(source) if source == topic && chain.incarnation == 1 => {
@@ -66,7 +66,7 @@ fn title(chain: &Chain) -> String {
 }
 
 /// Says whether a chain is of the log that its topic has now.
-pub(super) fn is_latest(chains: &[Chain], chain: &Chain) -> bool {
+pub(crate) fn is_latest(chains: &[Chain], chain: &Chain) -> bool {
     let has_ended = chain
         .position
         .as_ref()
@@ -77,6 +77,40 @@ pub(super) fn is_latest(chains: &[Chain], chain: &Chain) -> bool {
             && other.incarnation > chain.incarnation
     });
     !has_ended && !is_succeeded
+}
+
+/// A part behind the head is a writer's at work, or nobody's.
+///
+/// # Errors
+///
+/// A [`VerifyError`] where Postgres cannot be read.
+pub(super) async fn check_behind_head(
+    places: &Places,
+    chain: &Chain,
+    head: PartNumber,
+    findings: &mut Findings,
+) -> Result<(), VerifyError> {
+    let one = Pages {
+        parts_max: 1,
+        rows_max: 1,
+    };
+    let behind = audit::parts(&places.db, chain.id, head, one).await?;
+    let Some(part) = behind.first() else {
+        return Ok(());
+    };
+    let now = audit::chains(&places.db).await?;
+    let position = now
+        .into_iter()
+        .find(|other| other.id == chain.id)
+        .and_then(|chain| chain.position);
+    if position.is_some_and(|position| position.last_part < part.number) {
+        let number = part.number.0;
+        findings.differs(format!(
+            "part {number} lies behind the head, part {}",
+            head.0
+        ));
+    }
+    Ok(())
 }
 
 struct ChainCheck<'c> {
@@ -188,7 +222,7 @@ impl ChainCheck<'_> {
         let heads = std::mem::replace(&mut self.heads, ChainHeads::of(self.chain.id, &[]));
         heads.finish(&mut self.findings);
         self.twins.finish(&mut self.findings);
-        self.check_behind_head(head).await?;
+        check_behind_head(self.places, self.chain, head, &mut self.findings).await?;
         self.check_passed_over().await?;
         if self.chain.has_open_gap {
             self.findings
@@ -198,31 +232,6 @@ impl ChainCheck<'_> {
             let (parts, records) = (self.findings.refolded, self.findings.records);
             self.findings.proved(format!(
                 "{parts} parts were folded again from {records} records of the log"
-            ));
-        }
-        Ok(())
-    }
-
-    /// A part behind the head is an ingest's at work, or nobody's.
-    async fn check_behind_head(&mut self, head: PartNumber) -> Result<(), VerifyError> {
-        let one = Pages {
-            parts_max: 1,
-            rows_max: 1,
-        };
-        let behind = audit::parts(&self.places.db, self.chain.id, head, one).await?;
-        let Some(part) = behind.first() else {
-            return Ok(());
-        };
-        let now = audit::chains(&self.places.db).await?;
-        let position = now
-            .into_iter()
-            .find(|chain| chain.id == self.chain.id)
-            .and_then(|chain| chain.position);
-        if position.is_some_and(|position| position.last_part < part.number) {
-            let number = part.number.0;
-            self.findings.differs(format!(
-                "part {number} lies behind the head, part {}",
-                head.0
             ));
         }
         Ok(())

@@ -134,6 +134,7 @@ fn check_text(
 
 async fn check_orphans(db: &Database, findings: &mut Findings) -> Result<(), StoreError> {
     let orphans = audit::orphans(db).await?;
+    let adjustments = audit::adjustment_orphans(db).await?;
     for (count, what) in [
         (
             orphans.postings_without_part,
@@ -158,6 +159,18 @@ async fn check_orphans(db: &Database, findings: &mut Findings) -> Result<(), Sto
         (
             orphans.ids_without_part,
             "ids were taken by a part that is missing",
+        ),
+        (
+            adjustments.adjustments_without_part,
+            "adjustments belong to a part that is missing",
+        ),
+        (
+            adjustments.rows_without_adjustment,
+            "resolutions and bounds belong to an adjustment that is missing",
+        ),
+        (
+            adjustments.resolutions_without_event,
+            "resolutions are of a rejected event that is missing",
         ),
     ] {
         if count > 0 {

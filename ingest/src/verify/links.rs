@@ -16,7 +16,7 @@ use domain::hash::Hash256;
 use domain::ids::{Epoch, Offset, PartNumber};
 use domain::meter::Meter;
 use domain::part::{HASH_VERSION, PartHeader, PartRows, part_hash};
-use store::audit::{Chain, StoredPart, StoredRows};
+use store::audit::{Chain, StoredPart, StoredRows, Unreadable};
 
 use super::report::Findings;
 
@@ -44,11 +44,40 @@ impl Links {
         }
     }
 
-    /// Checks the next part and its rows; says whether its header can be read.
+    /// Checks the next part of a log's chain and its rows; says whether its header can be read.
     pub(super) fn check<'p>(
         &mut self,
         part: &'p StoredPart,
         rows: &StoredRows,
+        findings: &mut Findings,
+    ) -> Option<&'p PartHeader> {
+        let requests = rows
+            .postings
+            .iter()
+            .map(|posting| i128::from(posting.sums.quantities.get(Meter::Requests)));
+        let contents = Contents {
+            postings: rows.postings.len(),
+            requests: requests.sum(),
+            duplicates: rows.duplicates.len(),
+            rejected: rows.rejected.len(),
+            unreadable: &rows.unreadable,
+            hash: &|header| {
+                let rows = PartRows {
+                    postings: &rows.postings,
+                    rejected: &rows.rejected,
+                    duplicates: &rows.duplicates,
+                };
+                part_hash(header, &rows)
+            },
+        };
+        self.check_contents(part, &contents, findings)
+    }
+
+    /// Checks the next part of any chain; says whether its header can be read.
+    pub(super) fn check_contents<'p>(
+        &mut self,
+        part: &'p StoredPart,
+        rows: &Contents<'_>,
         findings: &mut Findings,
     ) -> Option<&'p PartHeader> {
         let before = findings.difference_count();
@@ -60,7 +89,7 @@ impl Links {
                 self.number.0
             ));
         }
-        for unreadable in &rows.unreadable {
+        for unreadable in rows.unreadable {
             findings.differs(format!("part {number}: {unreadable}"));
         }
         let header = match &part.header {
@@ -169,40 +198,47 @@ fn told(offset: Option<Offset>) -> String {
     offset.map_or_else(|| "nothing".to_owned(), |offset| offset.0.to_string())
 }
 
+/// What a part's rows are, whatever kind of chain it is of.
+pub(super) struct Contents<'r> {
+    /// How many postings.
+    pub(super) postings: usize,
+    /// How many requests are in them.
+    pub(super) requests: i128,
+    /// How many duplicates.
+    pub(super) duplicates: usize,
+    /// How many rejected events.
+    pub(super) rejected: usize,
+    /// Rows that the ledger never writes.
+    pub(super) unreadable: &'r [Unreadable],
+    /// The hash of the rows under a header.
+    pub(super) hash: &'r (dyn Fn(&PartHeader) -> Hash256 + Sync),
+}
+
 fn check_counts(
     part: &StoredPart,
     header: &PartHeader,
-    rows: &StoredRows,
+    rows: &Contents<'_>,
     findings: &mut Findings,
 ) {
     let number = part.number.0;
-    let length = |length: usize| u64::try_from(length).unwrap_or(u64::MAX);
-    let requests = |sum: u64, quantity: u64| sum.saturating_add(quantity);
-    let accepted = rows
-        .postings
-        .iter()
-        .map(|posting| posting.sums.quantities.get(Meter::Requests));
+    let length = |length: usize| i128::try_from(length).unwrap_or(i128::MAX);
     let counts = &header.counts;
     for (what, counted, found) in [
-        (
-            "postings",
-            u64::try_from(part.postings).unwrap_or(0),
-            length(rows.postings.len()),
-        ),
+        ("postings", i128::from(part.postings), length(rows.postings)),
         (
             "requests in its postings",
-            counts.accepted,
-            accepted.fold(0, requests),
+            i128::from(counts.accepted),
+            rows.requests,
         ),
         (
             "duplicate rows",
-            counts.duplicates,
-            length(rows.duplicates.len()),
+            i128::from(counts.duplicates),
+            length(rows.duplicates),
         ),
         (
             "rejected rows",
-            counts.rejected,
-            length(rows.rejected.len()),
+            i128::from(counts.rejected),
+            length(rows.rejected),
         ),
     ] {
         if counted != found {
@@ -213,18 +249,18 @@ fn check_counts(
     }
 }
 
-fn check_hash(part: &StoredPart, header: &PartHeader, rows: &StoredRows, findings: &mut Findings) {
+fn check_hash(
+    part: &StoredPart,
+    header: &PartHeader,
+    rows: &Contents<'_>,
+    findings: &mut Findings,
+) {
     let number = part.number.0;
     if part.hash_version != HASH_VERSION {
         let why = format!("hash version {} is not this program's", part.hash_version);
         return findings.unproven(part.number, &why);
     }
-    let rows = PartRows {
-        postings: &rows.postings,
-        rejected: &rows.rejected,
-        duplicates: &rows.duplicates,
-    };
-    let computed = part_hash(header, &rows);
+    let computed = (rows.hash)(header);
     if computed != part.hash {
         findings.differs(format!(
             "part {number} claims the hash {}, but its header, postings, rejected and duplicate \

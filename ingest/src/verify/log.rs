@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What the log of a chain still has.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Held {
+pub(crate) enum Held {
     /// The log is the one that was folded, from this offset on.
     From(Offset),
     /// It is not, or is gone.
@@ -36,7 +36,7 @@ pub(super) enum Held {
 /// # Errors
 ///
 /// [`LogError::Unreachable`] where no broker answers.
-pub(super) fn held(kafka: &KafkaConfig, chain: &Chain, is_latest: bool) -> Result<Held, LogError> {
+pub(crate) fn held(kafka: &KafkaConfig, chain: &Chain, is_latest: bool) -> Result<Held, LogError> {
     let nothing = |why: &str| Ok(Held::Nothing(why.to_owned()));
     if chain.source.is_none() {
         return nothing("adjustments come from no log");
@@ -76,7 +76,7 @@ pub(super) fn held(kafka: &KafkaConfig, chain: &Chain, is_latest: bool) -> Resul
 }
 
 /// Reads a partition from an offset on.
-pub(super) struct PartitionLog {
+pub(crate) struct PartitionLog {
     consumer: BaseConsumer,
     brokers: String,
     /// A record that was read and lies behind what was asked for.
@@ -86,7 +86,7 @@ pub(super) struct PartitionLog {
 
 /// The log dropped records while it was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Dropped;
+pub(crate) struct Dropped;
 
 impl PartitionLog {
     /// Begins to read at an offset.
@@ -94,7 +94,7 @@ impl PartitionLog {
     /// # Errors
     ///
     /// [`LogError::BadSettings`], or [`LogError::Unreachable`].
-    pub(super) fn open(
+    pub(crate) fn open(
         kafka: &KafkaConfig,
         topic: &str,
         partition: i32,
@@ -130,7 +130,7 @@ impl PartitionLog {
     /// # Errors
     ///
     /// [`LogError::Unreachable`] where the broker stays silent.
-    pub(super) fn read_until(
+    pub(crate) fn read_until(
         &mut self,
         to: Offset,
         tell: &mut dyn FnMut(&Record, Option<&[u8]>),

@@ -219,7 +219,10 @@ impl Reading {
 }
 
 /// Returns the identities that other parts counted; repeats within the part show by themselves.
-fn counted_elsewhere(part: PartRef, duplicates: &[Duplicate]) -> HashMap<Identity, PartRef> {
+pub(super) fn counted_elsewhere(
+    part: PartRef,
+    duplicates: &[Duplicate],
+) -> HashMap<Identity, PartRef> {
     duplicates
         .iter()
         .filter(|duplicate| duplicate.first != part)

@@ -109,10 +109,17 @@ async fn check_missing(
         return Ok(());
     }
     let chains = audit::chains(&places.db).await?;
+    // Adjustments are of any source.
+    let of_chain = |known: &&Chain| known.id == chain;
+    let is_adjustment = chains
+        .iter()
+        .find(of_chain)
+        .is_none_or(|own| own.source.is_none());
     let floor = chains
         .iter()
-        .find(|known| known.id == chain)
-        .and_then(|known| known.floor);
+        .filter(|known| is_adjustment || known.id == chain)
+        .filter_map(|known| known.floor)
+        .max();
     for (part, duplicate) in missing {
         if floor.is_some_and(|floor| duplicate.identity.start() < floor) {
             unresolved.add(duplicate);

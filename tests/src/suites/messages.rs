@@ -436,7 +436,7 @@ fn events_outside_the_window_are_rejected_by_the_records_time() {
 }
 
 /// Writes a price file and returns the configuration that names it.
-fn with_prices(
+pub(super) fn with_prices(
     config: crate::harness::product::Config,
     csv: &str,
 ) -> crate::harness::product::Config {

@@ -1,4 +1,6 @@
-//! `tollbook rejected`.
+//! `tollbook rejected`: listing and showing; see `resolve` for retrying and dropping.
+
+mod resolve;
 
 use std::io::{self, BufWriter};
 
@@ -16,6 +18,8 @@ pub(super) async fn run(settings: &Settings, command: RejectedCommand) -> Result
     match command {
         RejectedCommand::List(arguments) => list(settings, arguments).await,
         RejectedCommand::Show(arguments) => show(settings, arguments).await,
+        RejectedCommand::Retry(arguments) => resolve::retry(settings, arguments).await,
+        RejectedCommand::Drop(arguments) => resolve::give_up(settings, arguments).await,
     }
 }
 

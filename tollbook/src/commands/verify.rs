@@ -20,6 +20,7 @@ pub(super) async fn run(settings: &Settings) -> Result<Exit, Failure> {
         Err(VerifyError::Log(error)) => {
             Err(failure::of_log(&error, &settings.place("kafka.brokers")))
         }
+        Err(VerifyError::Correction(error)) => Err(super::of_correction(settings, &error)),
         // Nobody heard a verdict, so the code must not be that of one.
         Err(VerifyError::Output(error)) => output::of_write(&error).map(|()| Exit::Unexpected),
         Err(error @ VerifyError::Thread(_)) => Err(Failure::unexpected(error.to_string())),

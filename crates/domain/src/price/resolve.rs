@@ -131,6 +131,20 @@ impl PricedModel {
         (tier.id, &tier.rate_set)
     }
 
+    /// Returns the instants at which its rates change, ascending.
+    pub(crate) fn starts(&self) -> impl Iterator<Item = UnixMs> + '_ {
+        self.later.iter().map(|(start, _)| *start)
+    }
+
+    /// Returns the sizes of input above which its tiers hold, in no order, with repeats.
+    pub(crate) fn sizes(&self) -> impl Iterator<Item = u64> + '_ {
+        let periods = std::iter::once(&self.first).chain(self.later.iter().map(|(_, later)| later));
+        periods.flat_map(|period| {
+            let tiers = period.above.iter();
+            tiers.map(|tier| tier.rate_set.above_input_tokens)
+        })
+    }
+
     fn of(provider: &str, priced_model: &str, candidates: &[Candidate<'_>]) -> Self {
         let keys = candidates.iter().flat_map(|(_, rates)| rates.keys());
         let starts: BTreeSet<UnixMs> = keys.filter_map(|key| key.start).collect();

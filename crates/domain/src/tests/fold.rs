@@ -11,7 +11,6 @@ use crate::event::{
     Dimensions, Identity, IdentityKey, IdentitySecret, LogIdentity, Outcome, Provenance, UsageEvent,
 };
 use crate::fold::{BatchFold, ClosedBatch, Folder};
-use crate::hash::Hash128;
 use crate::ids::{
     AppId, ChainId, ModelId, Offset, PartNumber, PartRef, Place, ProviderId, TenantId, UserId,
 };

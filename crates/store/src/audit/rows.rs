@@ -80,7 +80,7 @@ pub async fn rows(
     Ok(parts)
 }
 
-type Parts = HashMap<PartNumber, StoredRows>;
+pub(super) type Parts = HashMap<PartNumber, StoredRows>;
 
 fn keep<T>(
     parts: &mut Parts,
@@ -259,7 +259,7 @@ impl RejectedRow {
     }
 }
 
-fn place(offset: i64, index: i32) -> Result<Place, Unreadable> {
+pub(super) fn place(offset: i64, index: i32) -> Result<Place, Unreadable> {
     let index = u32::try_from(index)
         .map_err(|_| Unreadable(format!("the index is {index}, below zero")))?;
     Ok(Place {
@@ -268,7 +268,7 @@ fn place(offset: i64, index: i32) -> Result<Place, Unreadable> {
     })
 }
 
-async fn read_duplicates(
+pub(super) async fn read_duplicates(
     db: &Database,
     chain: ChainId,
     first: PartNumber,

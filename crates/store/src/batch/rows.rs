@@ -28,7 +28,7 @@ const ID_ROW_BYTES: usize = 42;
 const POSTING_ROW_BYTES: usize = 268;
 
 /// Holds what is in force until the transaction ends, and says whether it is what was folded by.
-pub(super) async fn is_in_force(
+pub(crate) async fn is_in_force(
     tx: &mut PgConnection,
     prices: Version,
     sources: Version,
@@ -40,7 +40,7 @@ pub(super) async fn is_in_force(
 }
 
 /// Takes the ids; returns those that were taken before, and by which part.
-pub(super) async fn take_ids(
+pub(crate) async fn take_ids(
     tx: &mut PgConnection,
     ids: &[SeenId],
     is_careful: bool,
@@ -165,7 +165,7 @@ pub(super) fn headers(
 }
 
 /// Inserts the series that are not known to be stored; returns them.
-pub(super) async fn insert_series(
+pub(crate) async fn insert_series(
     tx: &mut PgConnection,
     closed: &ClosedBatch,
     known: &HashSet<SeriesId>,
@@ -209,7 +209,7 @@ pub(super) async fn insert_series(
 
 /// Inserts the rate sets that are not known to be stored; returns them. The rates of one set travel
 /// as one text, in the order of the meters, since arrays of arrays cannot be unnested.
-pub(super) async fn insert_rate_sets(
+pub(crate) async fn insert_rate_sets(
     tx: &mut PgConnection,
     closed: &ClosedBatch,
     known: &HashSet<RateSetId>,
@@ -422,7 +422,10 @@ async fn copy_rejected(tx: &mut PgConnection, closed: &ClosedBatch) -> Result<()
     .await
 }
 
-async fn copy_duplicates(tx: &mut PgConnection, closed: &ClosedBatch) -> Result<(), CopyError> {
+pub(crate) async fn copy_duplicates(
+    tx: &mut PgConnection,
+    closed: &ClosedBatch,
+) -> Result<(), CopyError> {
     let count = closed.parts.iter().map(|part| part.duplicates.len()).sum();
     let mut rows = Rows::with_capacity(count, 80);
     for part in &closed.parts {
