@@ -29,27 +29,31 @@ pub(crate) enum Payload {
         /// The byte after the last.
         end: usize,
     },
-    /// Larger than is parsed: only what a rejection keeps.
-    Oversized {
-        /// The first bytes.
-        kept: Vec<u8>,
-        /// The full length.
-        bytes: u64,
-        /// The hash of all bytes.
-        digest: Hash128,
-        /// The record's fingerprint, taken while all of it was at hand.
-        fingerprint: Hash128,
-    },
+    /// Larger than is parsed.
+    Oversized(Box<Oversized>),
+}
+
+/// What is kept of a record that is larger than is parsed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Oversized {
+    /// The first bytes.
+    pub(crate) kept: Vec<u8>,
+    /// The full length.
+    pub(crate) bytes: u64,
+    /// The hash of all bytes.
+    pub(crate) digest: Hash128,
+    /// The record's fingerprint, taken while all of it was at hand.
+    pub(crate) fingerprint: Hash128,
 }
 
 impl Payload {
     fn oversized(time_ms: i64, key: Option<&[u8]>, value: &[u8]) -> Self {
-        Self::Oversized {
+        Self::Oversized(Box::new(Oversized {
             kept: value.get(..PAYLOAD_KEPT_MAX).unwrap_or(value).to_vec(),
             bytes: value.len() as u64,
             digest: Hash128::of(value),
             fingerprint: fingerprint(time_ms, key, Some(value)),
-        }
+        }))
     }
 
     /// Makes the payload of a record whose bytes its owner keeps.
@@ -91,9 +95,22 @@ pub(crate) struct RawBatch {
     bytes: Vec<u8>,
     oversized_bytes: usize,
     records: usize,
+    /// How many records a new slice has room for.
+    slice_room: usize,
 }
 
 impl RawBatch {
+    /// Makes an empty batch with room for as much as another one holds: under load batches are alike,
+    /// and growing step by step would copy each of them once more.
+    pub(crate) fn with_room_of(other: &Self) -> Self {
+        let longest = other.slices.iter().map(|slice| slice.records.len()).max();
+        Self {
+            bytes: Vec::with_capacity(other.bytes.len()),
+            slice_room: longest.unwrap_or(0),
+            ..Self::default()
+        }
+    }
+
     /// Adds a record at the end of its partition's slice.
     pub(crate) fn push(&mut self, assignment: &Arc<Assignment>, message: &BorrowedMessage<'_>) {
         let payload = match message.payload() {
@@ -117,8 +134,8 @@ impl RawBatch {
             time: UnixMs::new(tail_time).unwrap_or(UnixMs::FIRST),
             payload,
         };
-        if let Payload::Oversized { kept, .. } = &record.payload {
-            self.oversized_bytes += kept.len();
+        if let Payload::Oversized(oversized) = &record.payload {
+            self.oversized_bytes += oversized.kept.len();
         }
         self.records += 1;
         let slice = self.slice_of(assignment);
@@ -141,7 +158,7 @@ impl RawBatch {
         let index = found.unwrap_or_else(|| {
             self.slices.push(Slice {
                 assignment: Arc::clone(assignment),
-                records: Vec::new(),
+                records: Vec::with_capacity(self.slice_room),
                 tail_time: -1,
                 tail_key: None,
             });
@@ -167,7 +184,7 @@ impl RawBatch {
     pub(crate) fn payload(&self, payload: &Payload) -> Option<&[u8]> {
         match payload {
             Payload::Held { start, end } => self.bytes.get(*start..*end),
-            Payload::None | Payload::Oversized { .. } => None,
+            Payload::None | Payload::Oversized(_) => None,
         }
     }
 
@@ -176,7 +193,7 @@ impl RawBatch {
     pub(crate) fn tail(&self, slice: &Slice) -> Option<Fingerprint> {
         let last = slice.records.last()?;
         let hash = match &last.payload {
-            Payload::Oversized { fingerprint, .. } => *fingerprint,
+            Payload::Oversized(oversized) => oversized.fingerprint,
             held => fingerprint(
                 slice.tail_time,
                 slice.tail_key.as_deref(),

@@ -141,6 +141,9 @@ fn fold_batch(
         let floor = floors.of(slice.assignment.source);
         used_floors.push(floor);
         let part_index = fold.open_part(*part);
+        if let Some(part) = fold.part_mut(part_index) {
+            part.reserve(slice.records.len());
+        }
         let decoder = decoder_of(rules, &slice.assignment);
         let age = AgeRule {
             window_ms: AgeRule::LOG_WINDOW_MS,
@@ -195,13 +198,8 @@ impl PartTarget<'_> {
             return;
         };
         part.count_record();
-        if let Payload::Oversized {
-            kept,
-            bytes,
-            digest,
-            ..
-        } = &record.payload
-        {
+        if let Payload::Oversized(oversized) = &record.payload {
+            let bytes = oversized.bytes;
             let detail = format!("the record has {bytes} bytes, more than are parsed");
             part.reject(RejectedEvent {
                 place: Place {
@@ -210,9 +208,9 @@ impl PartTarget<'_> {
                 },
                 rejection: Rejection::new(Reason::TooLarge, "", detail),
                 record_time: record.time,
-                payload: kept.clone(),
-                payload_bytes: *bytes,
-                payload_digest: *digest,
+                payload: oversized.kept.clone(),
+                payload_bytes: bytes,
+                payload_digest: oversized.digest,
             });
             return;
         }

@@ -68,9 +68,9 @@ pub fn group_config(kafka: &KafkaConfig) -> ClientConfig {
     // unpack to twenty times that: 128 KiB of them are some 10 000 records, which a partition's
     // queue then holds twice at most.
     for (key, value) in [
-        ("fetch.message.max.bytes", "131072"),
-        ("queued.min.messages", "10000"),
-        ("queued.max.messages.kbytes", "16384"),
+        ("fetch.message.max.bytes", "524288"),
+        ("queued.min.messages", "20000"),
+        ("queued.max.messages.kbytes", "32768"),
         ("fetch.queue.backoff.ms", "10"),
         ("fetch.wait.max.ms", "20"),
         ("topic.metadata.refresh.interval.ms", "1000"),
@@ -92,7 +92,7 @@ pub fn committed_config(kafka: &KafkaConfig) -> ClientConfig {
         .set("isolation.level", "read_committed")
         .set("auto.offset.reset", "error")
         .set("enable.partition.eof", "true")
-        .set("queued.max.messages.kbytes", "16384")
+        .set("queued.max.messages.kbytes", "32768")
         .set("fetch.queue.backoff.ms", "10");
     config
 }

@@ -143,6 +143,11 @@ impl PartFold {
         &self.duplicates
     }
 
+    /// Makes room for so many more events.
+    pub fn reserve(&mut self, events: usize) {
+        self.accepted.reserve(events);
+    }
+
     /// Counts a Kafka record, before its events are told.
     pub const fn count_record(&mut self) {
         self.counts.records = self.counts.records.saturating_add(1);
@@ -226,7 +231,7 @@ pub struct BatchFold {
     parts: Vec<PartFold>,
     ids: Vec<SeenId>,
     /// The series that the batch's postings name.
-    pub series: HashMap<SeriesId, Series, RandomState>,
+    pub series: HashMap<SeriesId, Arc<Series>, RandomState>,
     /// The rate sets that the batch's postings name.
     pub rate_sets: HashMap<RateSetId, Arc<RateSet>, RandomState>,
 }
@@ -377,7 +382,7 @@ pub struct ClosedBatch {
     /// The parts, in the order in which they were opened.
     pub parts: Vec<ClosedPart>,
     /// The series that the postings name, each once.
-    pub series: HashMap<SeriesId, Series, RandomState>,
+    pub series: HashMap<SeriesId, Arc<Series>, RandomState>,
     /// The rate sets that the postings name, each once.
     pub rate_sets: HashMap<RateSetId, Arc<RateSet>, RandomState>,
 }

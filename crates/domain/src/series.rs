@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::hash::BuildHasher;
+use std::sync::Arc;
 
 use foldhash::quality::RandomState;
 use hashbrown::HashTable;
@@ -100,7 +101,7 @@ fn texts<'d>(dimensions: &'d Dimensions<'_>) -> [&'d str; 7] {
 /// allocation. Bounded: emptied once it holds its greatest number.
 pub struct SeriesCache {
     hasher: RandomState,
-    table: HashTable<(SeriesId, Series)>,
+    table: HashTable<(SeriesId, Arc<Series>)>,
     series_max: usize,
 }
 
@@ -119,26 +120,24 @@ impl SeriesCache {
     pub fn id_of(
         &mut self,
         dimensions: &Dimensions<'_>,
-        used: &mut HashMap<SeriesId, Series, RandomState>,
+        used: &mut HashMap<SeriesId, Arc<Series>, RandomState>,
     ) -> SeriesId {
         let hash = self.hasher.hash_one(texts(dimensions));
         if let Some((id, series)) = self
             .table
             .find(hash, |(_, series)| series.equals(dimensions))
         {
-            if !used.contains_key(id) {
-                used.insert(*id, series.clone());
-            }
+            used.entry(*id).or_insert_with(|| Arc::clone(series));
             return *id;
         }
         if self.table.len() >= self.series_max {
             self.table.clear();
         }
-        let series = Series::of(dimensions);
+        let series = Arc::new(Series::of(dimensions));
         let id = series.id();
-        used.insert(id, series.clone());
+        used.insert(id, Arc::clone(&series));
         let hasher = &self.hasher;
-        let rehash = |(_, series): &(SeriesId, Series)| hasher.hash_one(series.as_texts());
+        let rehash = |(_, series): &(SeriesId, Arc<Series>)| hasher.hash_one(series.as_texts());
         self.table.insert_unique(hash, (id, series), rehash);
         id
     }

@@ -9,10 +9,15 @@ use std::borrow::Cow;
 use domain::meter::QUANTITY_MAX;
 use domain::reject::{Reason, Rejection};
 
+use smallvec::{SmallVec, smallvec};
+
 use super::scan::{Fault, Scanner, Span, Value, hash_key};
 
 /// The most characters of a faulty value that a rejection quotes.
 const QUOTED_CHARS_MAX: usize = 40;
+
+/// How many keys of a message are kept without an allocation; a format has some thirty.
+const KEYS_INLINE: usize = 40;
 
 /// Names one field of a [`FieldSet`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,7 +106,7 @@ fn place_in(hash: u64, size: usize) -> usize {
 pub(super) struct Object<'a, 'f> {
     fields: &'f FieldSet,
     text: &'a str,
-    values: Vec<Option<Span>>,
+    values: SmallVec<[Option<Span>; KEYS_INLINE]>,
 }
 
 impl<'a, 'f> Object<'a, 'f> {
@@ -111,7 +116,7 @@ impl<'a, 'f> Object<'a, 'f> {
     ///
     /// `not_json` or `duplicate_key`, with the byte or the key at fault.
     pub(super) fn read(fields: &'f FieldSet, text: &'a str) -> Result<Self, Rejection> {
-        let mut values = vec![None; fields.keys.len()];
+        let mut values = smallvec![None; fields.keys.len()];
         Scanner::read_object(text, |hash, key, value| {
             if let Some(index) = fields.find_key(hash, key)
                 && let Some(slot) = values.get_mut(index)

@@ -6,6 +6,8 @@
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
+use smallvec::SmallVec;
+
 use super::value::Span;
 
 /// Above this many keys an object's keys are looked up in a tree, so that an object of many keys
@@ -14,8 +16,8 @@ const LINEAR_KEYS_MAX: usize = 64;
 
 /// The keys of the objects that are open, innermost last.
 pub(super) struct KeyStack {
-    hashes: Vec<u64>,
-    spans: Vec<Span>,
+    hashes: SmallVec<[u64; LINEAR_KEYS_MAX]>,
+    spans: SmallVec<[Span; LINEAR_KEYS_MAX]>,
     is_checked: bool,
 }
 
@@ -45,25 +47,23 @@ impl OpenKeys<'_> {
 }
 
 impl KeyStack {
-    pub(super) fn checking() -> Self {
-        let keys = LINEAR_KEYS_MAX / 2;
-        let (hashes, spans) = (Vec::with_capacity(keys), Vec::with_capacity(keys));
+    pub(super) const fn checking() -> Self {
         Self {
-            hashes,
-            spans,
+            hashes: SmallVec::new_const(),
+            spans: SmallVec::new_const(),
             is_checked: true,
         }
     }
 
     pub(super) const fn unchecked() -> Self {
         Self {
-            hashes: Vec::new(),
-            spans: Vec::new(),
+            hashes: SmallVec::new_const(),
+            spans: SmallVec::new_const(),
             is_checked: false,
         }
     }
 
-    pub(super) const fn open<'a>(&self) -> OpenKeys<'a> {
+    pub(super) fn open<'a>(&self) -> OpenKeys<'a> {
         OpenKeys {
             base: self.hashes.len(),
             seen: [0; 8],
