@@ -17,20 +17,28 @@ use crate::assignment::Assignment;
 use crate::decode::PAYLOAD_MAX;
 use crate::kafka::fingerprint;
 
+/// The size of a piece of a batch's bytes: any value that is parsed fits in, and the allocator hands
+/// a piece on to the next batch, where one of many megabytes would go back to the system and come
+/// anew, page by page.
+const CHUNK_BYTES: usize = PAYLOAD_MAX;
+
 /// A record's value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Payload {
     /// No value: a tombstone.
     None,
-    /// The bytes at this range of the batch.
-    Held {
-        /// The first byte.
-        start: usize,
-        /// The byte after the last.
-        end: usize,
-    },
+    /// These bytes of the batch.
+    Held(HeldBytes),
     /// Larger than is parsed.
     Oversized(Box<Oversized>),
+}
+
+/// Where the bytes of a record's value lie in its batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct HeldBytes {
+    chunk: usize,
+    start: usize,
+    end: usize,
 }
 
 /// What is kept of a record that is larger than is parsed.
@@ -61,7 +69,7 @@ impl Payload {
         match value {
             None => Self::None,
             Some(value) if value.len() > PAYLOAD_MAX => Self::oversized(time_ms, key, value),
-            Some(_) => Self::Held { start: 0, end: 0 },
+            Some(_) => Self::Held(HeldBytes::default()),
         }
     }
 }
@@ -92,20 +100,20 @@ pub(crate) struct Slice {
 pub(crate) struct RawBatch {
     /// One slice per partition.
     pub(crate) slices: Vec<Slice>,
-    bytes: Vec<u8>,
-    oversized_bytes: usize,
+    /// Values, one after another, in pieces of [`CHUNK_BYTES`].
+    chunks: Vec<Vec<u8>>,
+    bytes: usize,
     records: usize,
     /// How many records a new slice has room for.
     slice_room: usize,
 }
 
 impl RawBatch {
-    /// Makes an empty batch with room for as much as another one holds: under load batches are alike,
-    /// and growing step by step would copy each of them once more.
+    /// Makes an empty batch with room for as many records as another one holds: under load batches
+    /// are alike, and growing step by step would copy each of them once more.
     pub(crate) fn with_room_of(other: &Self) -> Self {
         let longest = other.slices.iter().map(|slice| slice.records.len()).max();
         Self {
-            bytes: Vec::with_capacity(other.bytes.len()),
             slice_room: longest.unwrap_or(0),
             ..Self::default()
         }
@@ -119,14 +127,7 @@ impl RawBatch {
                 let time = message.timestamp().to_millis().unwrap_or(-1);
                 Payload::oversized(time, message.key(), value)
             }
-            Some(value) => {
-                let start = self.bytes.len();
-                self.bytes.extend_from_slice(value);
-                Payload::Held {
-                    start,
-                    end: self.bytes.len(),
-                }
-            }
+            Some(value) => Payload::Held(self.hold(value)),
         };
         let tail_time = message.timestamp().to_millis().unwrap_or(-1);
         let record = Record {
@@ -135,7 +136,7 @@ impl RawBatch {
             payload,
         };
         if let Payload::Oversized(oversized) = &record.payload {
-            self.oversized_bytes += oversized.kept.len();
+            self.bytes += oversized.kept.len();
         }
         self.records += 1;
         let slice = self.slice_of(assignment);
@@ -148,6 +149,29 @@ impl RawBatch {
             }
             (kept, key) => *kept = key.map(<[u8]>::to_vec),
         }
+    }
+
+    /// Copies a value of at most [`PAYLOAD_MAX`] bytes.
+    fn hold(&mut self, value: &[u8]) -> HeldBytes {
+        let has_room = |chunk: &Vec<u8>| chunk.len() + value.len() <= CHUNK_BYTES;
+        if !self.chunks.last().is_some_and(has_room) {
+            // Small batches, as at rest, need no whole piece.
+            let room = if self.chunks.is_empty() {
+                0
+            } else {
+                CHUNK_BYTES
+            };
+            self.chunks.push(Vec::with_capacity(room.max(value.len())));
+        }
+        self.bytes += value.len();
+        let chunk = self.chunks.len() - 1;
+        let Some(last) = self.chunks.last_mut() else {
+            return HeldBytes::default();
+        };
+        let start = last.len();
+        last.extend_from_slice(value);
+        let end = last.len();
+        HeldBytes { chunk, start, end }
     }
 
     fn slice_of(&mut self, assignment: &Arc<Assignment>) -> &mut Slice {
@@ -176,14 +200,14 @@ impl RawBatch {
     /// Returns the number of bytes held.
     #[must_use]
     pub(crate) const fn bytes(&self) -> usize {
-        self.bytes.len() + self.oversized_bytes
+        self.bytes
     }
 
     /// Returns the bytes of a payload; `None` for a tombstone or an oversized one.
     #[must_use]
     pub(crate) fn payload(&self, payload: &Payload) -> Option<&[u8]> {
         match payload {
-            Payload::Held { start, end } => self.bytes.get(*start..*end),
+            Payload::Held(held) => self.chunks.get(held.chunk)?.get(held.start..held.end),
             Payload::None | Payload::Oversized(_) => None,
         }
     }

@@ -17,7 +17,7 @@ use crate::money::Amount;
 use crate::part::{Counts, Duplicate, PartHeader, PartRows, RejectedEvent, part_hash};
 use crate::price::{PriceBook, PriceCache, RateSet, RateSetId};
 use crate::reject::{Reason, Rejection};
-use crate::series::{Series, SeriesCache, SeriesId};
+use crate::series::{Series, SeriesCache, SeriesId, UsedSeries};
 use crate::time::Quarter;
 
 /// Series and priced models that a [`Folder`] remembers at most; about 300 bytes each.
@@ -230,8 +230,7 @@ pub struct SeenId {
 pub struct BatchFold {
     parts: Vec<PartFold>,
     ids: Vec<SeenId>,
-    /// The series that the batch's postings name.
-    pub series: HashMap<SeriesId, Arc<Series>, RandomState>,
+    series: UsedSeries,
     /// The rate sets that the batch's postings name.
     pub rate_sets: HashMap<RateSetId, Arc<RateSet>, RandomState>,
 }
@@ -247,6 +246,12 @@ impl BatchFold {
     #[must_use]
     pub fn parts(&self) -> &[PartFold] {
         &self.parts
+    }
+
+    /// Returns the series that the batch's postings name.
+    #[must_use]
+    pub const fn series(&self) -> &HashMap<SeriesId, Arc<Series>, RandomState> {
+        &self.series.by_id
     }
 
     /// Returns a part by its index.
@@ -327,7 +332,7 @@ impl BatchFold {
         let parts: Vec<ClosedPart> = self.parts.into_iter().map(ClosedPart::of).collect();
         let mut closed = ClosedBatch {
             parts,
-            series: self.series,
+            series: self.series.by_id,
             rate_sets: self.rate_sets,
         };
         closed.drop_unused();

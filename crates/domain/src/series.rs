@@ -64,19 +64,6 @@ impl Series {
             model: model.to_owned(),
         }
     }
-
-    fn equals(&self, dimensions: &Dimensions<'_>) -> bool {
-        texts(dimensions)
-            == [
-                self.tenant.as_str(),
-                &self.app,
-                &self.user,
-                &self.session,
-                &self.route,
-                &self.provider,
-                &self.model,
-            ]
-    }
 }
 
 fn texts<'d>(dimensions: &'d Dimensions<'_>) -> [&'d str; 7] {
@@ -101,8 +88,32 @@ fn texts<'d>(dimensions: &'d Dimensions<'_>) -> [&'d str; 7] {
 /// allocation. Bounded: emptied once it holds its greatest number.
 pub struct SeriesCache {
     hasher: RandomState,
-    table: HashTable<(SeriesId, Arc<Series>)>,
+    table: HashTable<Known>,
     series_max: usize,
+    /// The dimensions of the event at hand, in one piece.
+    content: Vec<u8>,
+    batches: u64,
+}
+
+/// A series that an event had before.
+struct Known {
+    /// The dimensions in one piece, so that comparing them reads one place of memory.
+    content: Box<[u8]>,
+    id: SeriesId,
+    series: Arc<Series>,
+    /// The last batch that it was used in.
+    used_in: BatchStamp,
+}
+
+/// Tells a batch from every other one that a cache met.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct BatchStamp(u64);
+
+/// The series that a batch's postings name.
+#[derive(Default)]
+pub(crate) struct UsedSeries {
+    pub(crate) by_id: HashMap<SeriesId, Arc<Series>, RandomState>,
+    stamp: Option<BatchStamp>,
 }
 
 impl SeriesCache {
@@ -113,46 +124,58 @@ impl SeriesCache {
             hasher: RandomState::default(),
             table: HashTable::new(),
             series_max,
+            content: Vec::new(),
+            batches: 0,
         }
     }
 
     /// Returns the key for the dimensions, and adds the series to `used` if it is not there yet.
-    pub fn id_of(
-        &mut self,
-        dimensions: &Dimensions<'_>,
-        used: &mut HashMap<SeriesId, Arc<Series>, RandomState>,
-    ) -> SeriesId {
-        let hash = self.hasher.hash_one(texts(dimensions));
-        if let Some((id, series)) = self
-            .table
-            .find(hash, |(_, series)| series.equals(dimensions))
-        {
-            used.entry(*id).or_insert_with(|| Arc::clone(series));
-            return *id;
+    pub(crate) fn id_of(&mut self, dimensions: &Dimensions<'_>, used: &mut UsedSeries) -> SeriesId {
+        let stamp = *used.stamp.get_or_insert_with(|| {
+            self.batches = self.batches.wrapping_add(1);
+            // Keyed by this cache, so that a batch that another one stamped is not taken for ours.
+            BatchStamp(self.hasher.hash_one(self.batches))
+        });
+        write_content(&mut self.content, dimensions);
+        let hash = self.hasher.hash_one(&*self.content);
+        let content = self.content.as_slice();
+        let is_it = |known: &Known| *known.content == *content;
+        if let Some(known) = self.table.find_mut(hash, is_it) {
+            if known.used_in != stamp {
+                known.used_in = stamp;
+                used.by_id.insert(known.id, Arc::clone(&known.series));
+            }
+            return known.id;
         }
         if self.table.len() >= self.series_max {
             self.table.clear();
         }
         let series = Arc::new(Series::of(dimensions));
         let id = series.id();
-        used.insert(id, Arc::clone(&series));
+        used.by_id.insert(id, Arc::clone(&series));
+        let known = Known {
+            content: content.into(),
+            id,
+            series,
+            used_in: stamp,
+        };
         let hasher = &self.hasher;
-        let rehash = |(_, series): &(SeriesId, Arc<Series>)| hasher.hash_one(series.as_texts());
-        self.table.insert_unique(hash, (id, series), rehash);
+        let rehash = |known: &Known| hasher.hash_one(&*known.content);
+        self.table.insert_unique(hash, known, rehash);
         id
     }
 }
 
-impl Series {
-    fn as_texts(&self) -> [&str; 7] {
-        [
-            &self.tenant,
-            &self.app,
-            &self.user,
-            &self.session,
-            &self.route,
-            &self.provider,
-            &self.model,
-        ]
+/// Writes the dimensions in one piece: their lengths, then their texts.
+fn write_content(content: &mut Vec<u8>, dimensions: &Dimensions<'_>) {
+    content.clear();
+    let texts = texts(dimensions);
+    for text in texts {
+        // Ids have at most 256 bytes.
+        let length = u16::try_from(text.len()).unwrap_or(u16::MAX);
+        content.extend_from_slice(&length.to_le_bytes());
+    }
+    for text in texts {
+        content.extend_from_slice(text.as_bytes());
     }
 }
