@@ -43,6 +43,8 @@ pub(crate) struct Assignment {
     pub(crate) id: u64,
     /// The index of its source among the rules in force.
     pub(crate) source: usize,
+    /// Whether its records' headers are kept.
+    pub(crate) reads_headers: bool,
     /// The topic and partition.
     pub(crate) place: TopicPartition,
     /// Its chain.
@@ -72,6 +74,7 @@ impl Assignment {
         Self {
             id,
             source,
+            reads_headers: false,
             place,
             chain: claimed.0,
             epoch: claimed.1,
@@ -82,6 +85,13 @@ impl Assignment {
             committing: Mutex::new(false),
             committed: Condvar::new(),
         }
+    }
+
+    /// Keeps the headers of its records, which its source's format reads, or not.
+    #[must_use]
+    pub(crate) const fn reading_headers(mut self, reads_headers: bool) -> Self {
+        self.reads_headers = reads_headers;
+        self
     }
 
     /// Says whether its records may still be folded.

@@ -15,6 +15,7 @@ use store::claim::Fingerprint;
 
 use crate::assignment::Assignment;
 use crate::decode::PAYLOAD_MAX;
+use crate::headers::Headers;
 use crate::kafka::fingerprint;
 
 /// The size of a piece of a batch's bytes: any value that is parsed fits in, and the allocator hands
@@ -91,8 +92,18 @@ pub(crate) struct Slice {
     pub(crate) assignment: Arc<Assignment>,
     /// The records; never empty.
     pub(crate) records: Vec<Record>,
+    /// The records' headers, one each, where the source's format reads them; else none.
+    headers: Vec<Headers>,
     tail_time: i64,
     tail_key: Option<Vec<u8>>,
+}
+
+impl Slice {
+    /// Returns the records with their headers.
+    pub(crate) fn with_headers(&self) -> impl Iterator<Item = (&Record, &Headers)> {
+        let headers = self.headers.iter().chain(std::iter::repeat(Headers::NONE));
+        self.records.iter().zip(headers)
+    }
 }
 
 /// Records of several partitions, to be folded in one transaction.
@@ -139,6 +150,11 @@ impl RawBatch {
             self.bytes += oversized.kept.len();
         }
         self.records += 1;
+        if assignment.reads_headers {
+            let headers = Headers::of(message);
+            self.bytes += headers.bytes();
+            self.slice_of(assignment).headers.push(headers);
+        }
         let slice = self.slice_of(assignment);
         slice.records.push(record);
         slice.tail_time = tail_time;
@@ -183,6 +199,7 @@ impl RawBatch {
             self.slices.push(Slice {
                 assignment: Arc::clone(assignment),
                 records: Vec::with_capacity(self.slice_room),
+                headers: Vec::new(),
                 tail_time: -1,
                 tail_key: None,
             });

@@ -10,8 +10,10 @@ use domain::event::{IdentitySecret, UsageEvent};
 use domain::price::PriceBook;
 use domain::reject::{Reason, Rejection};
 
+use crate::headers::Headers;
 use crate::source_config::{Format, SourceConfig, SourceConfigError};
 
+mod auto;
 mod envelope;
 mod envoy_ai_gateway;
 mod line;
@@ -21,11 +23,14 @@ mod scan;
 mod source;
 #[cfg(test)]
 mod tests;
+mod tollbook;
 
+use auto::{Recogniser, Shape};
 use envoy_ai_gateway::EnvoyAiGateway;
 use line::{LineFormat, decode_element};
 use litellm::LiteLlm;
 use object::{FieldId, FieldSet, Object};
+use tollbook::{Mode, Tollbook, as_structured, mode_of};
 
 /// The largest record that is parsed, in bytes: 1 MiB, some thousand times an access log line. A
 /// larger one is rejected, so that its cost is that of its hash.
@@ -68,6 +73,17 @@ pub struct Decoder {
 enum Decoding {
     EnvoyAiGateway(EnvoyAiGateway),
     LiteLlm(LiteLlm),
+    Tollbook(Tollbook),
+    Auto(Box<Auto>),
+}
+
+/// Recognises each event by its shape.
+#[derive(Debug)]
+struct Auto {
+    recogniser: Recogniser,
+    envoy_ai_gateway: EnvoyAiGateway,
+    litellm: LiteLlm,
+    tollbook: Tollbook,
 }
 
 impl Decoder {
@@ -89,16 +105,26 @@ impl Decoder {
                 Decoding::EnvoyAiGateway(EnvoyAiGateway::new(config, book, secret))
             }
             Format::Litellm => Decoding::LiteLlm(LiteLlm::new(config, book, secret)),
+            Format::Tollbook => Decoding::Tollbook(Tollbook::new(config, book, secret)),
+            Format::Auto => Decoding::Auto(Box::new(Auto {
+                recogniser: Recogniser::new(),
+                envoy_ai_gateway: EnvoyAiGateway::new(config, Arc::clone(&book), secret),
+                litellm: LiteLlm::new(config, Arc::clone(&book), secret),
+                tollbook: Tollbook::new(config, book, secret),
+            })),
         };
         Ok(Self { format })
     }
 
-    /// Returns the message's field that an event's time comes from, for rejections by age.
+    /// Returns the message's field that an event's time comes from, for rejections by age; empty
+    /// where that is another one for each event.
     #[must_use]
     pub fn time_field(&self) -> &str {
         match &self.format {
             Decoding::EnvoyAiGateway(format) => format.time_field(),
             Decoding::LiteLlm(format) => format.time_field(),
+            Decoding::Tollbook(_) => "start",
+            Decoding::Auto(_) => "",
         }
     }
 
@@ -150,6 +176,59 @@ impl Decoder {
         match &self.format {
             Decoding::EnvoyAiGateway(format) => decode_element(format, text, &mut tell),
             Decoding::LiteLlm(format) => decode_element(format, text, &mut tell),
+            Decoding::Tollbook(format) => decode_element(format, text, &mut tell),
+            Decoding::Auto(auto) => match auto.recogniser.recognise(text) {
+                Ok(Shape::CloudEvent) => decode_element(&auto.tollbook, text, &mut tell),
+                Ok(Shape::LiteLlm) => decode_element(&auto.litellm, text, &mut tell),
+                Ok(Shape::EnvoyAiGateway) => {
+                    decode_element(&auto.envoy_ai_gateway, text, &mut tell);
+                }
+                Err(rejection) => tell(text.as_bytes(), Decoded::Rejected(rejection)),
+            },
+        }
+    }
+
+    /// As [`Self::decode`], for a record with headers: these may say that it is a CloudEvent, and in
+    /// binary mode they are a part of it. The bytes told of such an event are those of its structured
+    /// form, which is all of it.
+    pub fn decode_record(
+        &self,
+        headers: &Headers,
+        payload: Option<&[u8]>,
+        emit: &mut dyn FnMut(u32, &[u8], Decoded<'_>),
+    ) {
+        let tollbook = match &self.format {
+            Decoding::Tollbook(format) => format,
+            Decoding::Auto(auto) => &auto.tollbook,
+            Decoding::EnvoyAiGateway(_) | Decoding::LiteLlm(_) => {
+                return self.decode(payload, emit);
+            }
+        };
+        let is_small = payload.is_none_or(|payload| payload.len() <= PAYLOAD_MAX);
+        if mode_of(headers) != Mode::Binary || !is_small {
+            return self.decode(payload, emit);
+        }
+        let data = String::from_utf8_lossy(payload.unwrap_or_default());
+        let decoded = match &data {
+            _ if data.trim_ascii().is_empty() => {
+                let detail = "the event has no data";
+                Decoded::Rejected(Rejection::new(Reason::Empty, "", detail))
+            }
+            std::borrow::Cow::Owned(_) => {
+                let detail = "is not UTF-8";
+                Decoded::Rejected(Rejection::new(Reason::NotJson, "", detail))
+            }
+            std::borrow::Cow::Borrowed(data) => tollbook.decode_binary(headers, data),
+        };
+        match decoded {
+            // Told only of rejected ones, for which the whole event is kept.
+            Decoded::Rejected(_) => {
+                let whole = as_structured(headers, &data);
+                emit(0, whole.as_bytes(), decoded);
+            }
+            Decoded::Event(_) | Decoded::Ignored(_) => {
+                emit(0, data.trim_ascii().as_bytes(), decoded);
+            }
         }
     }
 }

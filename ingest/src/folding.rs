@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use domain::event::AgeRule;
+use domain::event::{AgeRule, UsageEvent};
 use domain::fold::{BatchFold, Folder};
 use domain::ids::{PartRef, Place, Version};
 use domain::part::RejectedEvent;
@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::assignment::Assignment;
 use crate::batch::{Payload, RawBatch, Record};
 use crate::decode::{Decoded, Decoder};
+use crate::headers::Headers;
 use crate::rules::Rules;
 
 /// The floors of the sources, below which ids are gone; refreshed beside the pipeline.
@@ -145,19 +146,15 @@ fn fold_batch(
             part.reserve(slice.records.len());
         }
         let decoder = decoder_of(rules, &slice.assignment);
-        let age = AgeRule {
-            window_ms: AgeRule::LOG_WINDOW_MS,
-            floor,
-        };
         let mut target = PartTarget {
             folder,
             fold: &mut fold,
             part_index,
             decoder,
-            age,
+            ages: Ages::above(floor),
         };
-        for record in &slice.records {
-            target.fold_record(record, raw.payload(&record.payload));
+        for (record, headers) in slice.with_headers() {
+            target.fold_record(record, headers, raw.payload(&record.payload));
         }
     }
     fold.take_ids();
@@ -188,12 +185,42 @@ pub(crate) struct PartTarget<'t> {
     /// How the source is decoded.
     pub(crate) decoder: &'t Decoder,
     /// How old events may be.
-    pub(crate) age: AgeRule,
+    pub(crate) ages: Ages,
+}
+
+/// How old events may be: log lines, and events whose producers own their ids.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ages {
+    log_lines: AgeRule,
+    of_producers: AgeRule,
+}
+
+impl Ages {
+    /// Makes the rules above a source's floor.
+    pub(crate) fn above(floor: Option<UnixMs>) -> Self {
+        Self {
+            log_lines: AgeRule::of_log_lines(floor),
+            of_producers: AgeRule::of_producers(floor),
+        }
+    }
+
+    /// Returns the rule of an event.
+    pub(crate) const fn of(&self, event: &UsageEvent<'_>) -> &AgeRule {
+        match event.payload {
+            None => &self.log_lines,
+            Some(_) => &self.of_producers,
+        }
+    }
 }
 
 impl PartTarget<'_> {
     /// Folds one record: every event in it is accepted, ignored or rejected.
-    pub(crate) fn fold_record(&mut self, record: &Record, payload: Option<&[u8]>) {
+    pub(crate) fn fold_record(
+        &mut self,
+        record: &Record,
+        headers: &Headers,
+        payload: Option<&[u8]>,
+    ) {
         let Some(part) = self.fold.part_mut(self.part_index) else {
             return;
         };
@@ -215,7 +242,7 @@ impl PartTarget<'_> {
             return;
         }
         let decoder = self.decoder;
-        decoder.decode(payload, &mut |index, bytes, decoded| {
+        decoder.decode_record(headers, payload, &mut |index, bytes, decoded| {
             let place = Place {
                 offset: record.offset,
                 index,
@@ -227,7 +254,8 @@ impl PartTarget<'_> {
     fn fold_event(&mut self, place: Place, record: UnixMs, bytes: &[u8], decoded: Decoded<'_>) {
         let rejection = match decoded {
             Decoded::Event(event) => self
-                .age
+                .ages
+                .of(&event)
                 .check(event.start, record, self.decoder.time_field())
                 .and_then(|()| self.folder.fold(self.fold, self.part_index, place, &event))
                 .err(),

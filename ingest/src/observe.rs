@@ -33,6 +33,19 @@ pub(crate) fn committed(committed: &Committed, took: Duration) {
         }
     }
     counter!("tollbook_ingest_records_total").increment(records);
+    counter!("tollbook_ingest_id_conflicts_total").increment(committed.conflicts.count);
+    if let Some((identity, first, again)) = committed.conflicts.sample {
+        tracing::warn!(
+            batch.id = committed.batch,
+            conflicts.count = committed.conflicts.count,
+            event.identity = format_args!("{:032x}", identity.to_bits()),
+            first.chain = first.chain.0,
+            first.part = first.number.0,
+            again.chain = again.chain.0,
+            again.part = again.number.0,
+            "a producer gave an id again with another payload; the first is charged"
+        );
+    }
     histogram!("tollbook_ingest_commit_seconds").record(took.as_secs_f64());
     tracing::debug!(
         batch.id = committed.batch,

@@ -38,6 +38,8 @@ pub(crate) struct SourceInForce {
     pub(crate) topic: Arc<str>,
     /// Where a partition without a position begins.
     pub(crate) start: Start,
+    /// Whether its format reads records' headers.
+    pub(crate) reads_headers: bool,
 }
 
 /// What came of opening a partition.
@@ -219,6 +221,11 @@ impl Opener {
             (claim.chain, claim.epoch),
             start,
             head,
+        )
+        .reading_headers(
+            self.sources
+                .get(source)
+                .is_some_and(|rule| rule.reads_headers),
         )
     }
 }

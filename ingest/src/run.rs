@@ -167,6 +167,7 @@ impl<'s> Run<'s> {
                 id: row.id,
                 topic,
                 start: config.start,
+                reads_headers: config.format.reads_headers(),
             });
         }
         let mut run = Self {

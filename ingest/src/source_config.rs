@@ -71,6 +71,18 @@ pub enum Format {
     EnvoyAiGateway,
     /// LiteLLM's `StandardLoggingPayload`, single or in arrays.
     Litellm,
+    /// Tollbook's own CloudEvents, in structured or binary mode.
+    Tollbook,
+    /// Each event is one of the above, recognised by its shape.
+    Auto,
+}
+
+impl Format {
+    /// Says whether records of the format may say something in their headers.
+    #[must_use]
+    pub const fn reads_headers(self) -> bool {
+        matches!(self, Self::Tollbook | Self::Auto)
+    }
 }
 
 /// Whether repeated lines are counted once.
@@ -243,14 +255,27 @@ impl SourceConfig {
         self.check_fields()
     }
 
-    /// Other names of fields are for formats that leave them to their users.
+    /// Settings that name fields are for formats that leave their fields to their users.
     fn check_fields(&self) -> Result<(), SourceConfigError> {
-        match self.format {
-            Format::EnvoyAiGateway => Ok(()),
-            Format::Litellm if self.fields.is_empty() => Ok(()),
-            Format::Litellm => {
-                let problem = "renames fields of a format whose names are fixed".to_owned();
-                Err(self.setting("fields", problem, "remove it, or read another format"))
+        if self.format != Format::EnvoyAiGateway && !self.fields.is_empty() {
+            let problem = "renames fields of a format whose names are fixed".to_owned();
+            return Err(self.setting("fields", problem, "remove it, or read another format"));
+        }
+        if self.format != Format::Tollbook {
+            return Ok(());
+        }
+        let named = [
+            ("app", self.app.is_some()),
+            ("user", self.user.is_some()),
+            ("session", self.session.is_some()),
+            ("tenant_field", self.tenant_field.is_some()),
+            ("identity", !self.identity.is_empty()),
+        ];
+        match named.into_iter().find(|(_, is_set)| *is_set) {
+            None => Ok(()),
+            Some((key, _)) => {
+                let problem = "names a field, but an event of the format says it itself".to_owned();
+                Err(self.setting(key, problem, "remove it"))
             }
         }
     }
@@ -404,6 +429,13 @@ mod tests {
                 broken.fields = BTreeMap::from([(Attribute::Model, "m".to_owned())]);
             },
             "`fields` renames fields of a format",
+        );
+        check(
+            |broken| {
+                broken.format = Format::Tollbook;
+                broken.app = Some("app".to_owned());
+            },
+            "`app` names a field, but an event of the format says it itself",
         );
         assert_eq!(source().validate(), Ok(()), "a topic is enough");
     }

@@ -278,6 +278,12 @@ impl Watch {
         if let Err(error) = dropped {
             observe::chore_failed("dropping old ids", &error);
         }
+        let deleted = memory
+            .runtime
+            .block_on(store::partitions::delete_old_of_producers(&self.database));
+        if let Err(error) = deleted {
+            observe::chore_failed("deleting old ids of producers", &error);
+        }
     }
 }
 

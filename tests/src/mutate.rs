@@ -312,6 +312,71 @@ pub const LITELLM: Vocabulary = Vocabulary {
     ],
 };
 
+/// Of Tollbook's own events.
+pub const TOLLBOOK: Vocabulary = Vocabulary {
+    models: &["data/model"],
+    start: "data/start",
+    outcomes: &[
+        (
+            "data/outcome",
+            &[
+                "\"succeeded\"",
+                "\"refused\"",
+                "\"failed\"",
+                "\"aborted\"",
+                "\"lost\"",
+                "null",
+                "7",
+            ],
+        ),
+        ("specversion", &["\"1.0\"", "\"1.0\"", "\"0.3\"", "1.0"]),
+        (
+            "type",
+            &["\"tollbook.usage.v1\"", "\"tollbook.usage.v2\"", "null"],
+        ),
+        (
+            "datacontenttype",
+            &["\"application/json\"", "\"text/xml\"", "null"],
+        ),
+    ],
+    usage: &[
+        "data/meters/input_uncached_tokens",
+        "data/meters/input_cache_read_tokens",
+        "data/meters/input_cache_write_tokens",
+        "data/meters/input_audio_tokens",
+        "data/meters/output_text_tokens",
+        "data/meters/output_reasoning_tokens",
+        "data/meters/images",
+    ],
+    no_usage: "null",
+    ids: &[
+        "id",
+        "source",
+        "data/tenant",
+        "data/app",
+        "data/user",
+        "data/session",
+        "data/route",
+        "data/provider",
+        "data/model",
+        "data/priced_model",
+    ],
+    app: ("data/app", "null"),
+    contradictions: &[
+        ("data/meters/requests", "2"),
+        ("data/meters/requests", "1"),
+        ("data/meters/gpu_milliseconds", "12"),
+        ("data/meters/input_tokens", "12"),
+        ("data/aplication", "\"a\""),
+        ("data_base64", "\"e30=\""),
+        ("traceparent", "\"00-1-2-01\""),
+        ("Trace-Parent", "\"00-1-2-01\""),
+        ("data", "[]"),
+        ("data", "null"),
+        ("id", "null"),
+    ],
+};
+
 /// Keys with their values' JSON texts, in the order in which they are written.
 type Fields = Vec<(String, String)>;
 

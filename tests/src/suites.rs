@@ -4,6 +4,7 @@ mod bounds;
 mod captured;
 mod command_errors;
 mod corrections;
+mod formats;
 mod kill;
 mod log;
 mod messages;
@@ -31,6 +32,7 @@ pub(crate) fn all() -> Vec<Test> {
         mutated::TESTS,
         captured::TESTS,
         corrections::TESTS,
+        formats::TESTS,
         command_errors::TESTS,
         oracle::TESTS,
         proxy::TESTS,

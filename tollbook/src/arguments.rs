@@ -97,6 +97,9 @@ Examples:
         #[command(subcommand)]
         command: Option<ConfigCommand>,
     },
+    /// Prints schemas that others write by.
+    #[command(subcommand)]
+    Schema(SchemaCommand),
     /// Checks settings, broker and database, and says how to mend what is wrong.
     #[command(after_help = "\
 Each line is `ok`, `warn` or `fail`, what was checked, and how to mend it. Exits 3 for what must be
@@ -371,6 +374,13 @@ pub(crate) struct PricesListArguments {
     pub(crate) configured: bool,
     #[command(flatten)]
     pub(crate) output: OutputFlag,
+}
+
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub(crate) enum SchemaCommand {
+    /// Prints the JSON Schema of Tollbook's own usage event, a CloudEvent.
+    #[command(after_help = "Examples:\n  tollbook schema event > tollbook-event.schema.json")]
+    Event,
 }
 
 #[derive(Debug, Clone, Copy, Subcommand)]

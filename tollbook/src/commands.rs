@@ -13,6 +13,7 @@ mod prices;
 mod rejected;
 mod report;
 mod reprice;
+mod schema;
 mod verify;
 
 use service::config::Environment;
@@ -66,6 +67,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
             let _log = start_log(&environment, QUIET)?;
             demo::run(&arguments).await.map(|()| Exit::Ok)
         }
+        Command::Schema(command) => schema::run(command),
         Command::Completions { shell } => completions::run(shell),
     }
 }

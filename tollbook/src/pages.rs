@@ -48,6 +48,17 @@ fn the_page_of_settings_lists_each_setting() {
     check("configuration.md", &format!("\n{}\n\n", rows.join("\n")));
 }
 
+#[test]
+fn the_published_schema_of_events_is_the_types() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/tollbook-event.schema.json");
+    let expected = ingest::event_schema::event_schema();
+    let found = fs::read_to_string(&path).unwrap_or_default();
+    if found != expected {
+        fs::write(&path, expected).unwrap();
+        panic!("{} was out of date and is now written anew", path.display());
+    }
+}
+
 /// Adds a row for each setting below a node of the schema.
 fn settings(schema: &Value, node: &Value, path: &str, rows: &mut Vec<String>) {
     let Some(properties) = resolve(schema, node)["properties"].as_object() else {

@@ -74,6 +74,26 @@ pub struct UsageEvent<'a> {
     pub quantities: Quantities,
     /// By what a repeat is known; `None` where the source is not deduplicated.
     pub identity: Option<Identity>,
+    /// What the event says, where its producer owns its id; `None` for log lines.
+    pub payload: Option<PayloadDigest>,
+}
+
+/// The digest of what an event says whose producer owns its id: the same id with another digest is
+/// the producer's mistake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PayloadDigest(pub u64);
+
+/// What the identity of an event is made of whose producer owns its id, before it is hashed.
+#[derive(Debug, Clone, Copy)]
+pub struct ProducerIdentity<'a> {
+    /// The tenant, so that none can use up another's ids.
+    pub tenant: &'a str,
+    /// The source's name.
+    pub source: &'a str,
+    /// The producer, as it names itself: the `source` attribute of CloudEvents.
+    pub producer: &'a str,
+    /// The id that the producer gave.
+    pub id: &'a str,
 }
 
 /// The installation's secret, under which identities of log lines are hashed.
@@ -137,12 +157,18 @@ pub struct LogIdentity<'a> {
     pub content: &'a [u8],
 }
 
-/// By what a repeat of a log line is known: the event's millisecond in the upper 48 bits, then 80
-/// bits of the keyed hash of [`LogIdentity`], so that neighbours in time are neighbours in the index.
+/// By what a repeat is known.
+///
+/// Of a log line: the event's millisecond in the upper 48 bits, then 80 bits of the keyed hash of
+/// [`LogIdentity`], so that neighbours in time are neighbours in the index.
 ///
 /// `HighwayHash` (<https://arxiv.org/abs/1612.06257>) under a secret key, not BLAKE3: at a line's
 /// length it costs a ninth, and since nobody outside knows the key, nobody can look for two lines
 /// with the same 80 bits.
+///
+/// Of an event whose producer owns its id: four bits that no log line has, since their milliseconds
+/// end below, then 124 bits of the BLAKE3 hash of [`ProducerIdentity`]. So these sort behind all log
+/// lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Identity(u128);
 
@@ -177,7 +203,29 @@ impl Identity {
         Self(ms.wrapping_shl(80))
     }
 
-    /// Returns when the event started.
+    /// Hashes the parts of an identity that its producer owns.
+    #[must_use]
+    pub fn of_producer(parts: &ProducerIdentity<'_>) -> Self {
+        let mut canonical = Canonical::new("producer/1");
+        canonical
+            .text(parts.tenant)
+            .text(parts.source)
+            .text(parts.producer)
+            .text(parts.id);
+        let hash = u128::from_be_bytes(canonical.finish128().to_bytes());
+        Self(hash | Self::FIRST_OF_PRODUCERS.0)
+    }
+
+    /// Says whether the event's producer owns its id; else it is a log line's.
+    #[must_use]
+    pub const fn is_of_producer(self) -> bool {
+        self.0 >= Self::FIRST_OF_PRODUCERS.0
+    }
+
+    /// The least identity that a producer owns; all of log lines lie below, up to the year 9999.
+    pub const FIRST_OF_PRODUCERS: Self = Self(0xf << 124);
+
+    /// Returns when a log line's event started.
     #[must_use]
     pub fn start(self) -> UnixMs {
         let ms = i64::try_from(self.0.wrapping_shr(80)).unwrap_or(0);
@@ -203,7 +251,7 @@ impl Identity {
 /// that a back-fill or a long outage folds like the first time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AgeRule {
-    /// The greatest age, in ms: 3 days for log lines.
+    /// The greatest age, in ms: 3 days for log lines, 35 for events whose producers own their ids.
     pub window_ms: i64,
     /// The instant below which ids of this source are no longer kept; `None` for a new source.
     pub floor: Option<UnixMs>,
@@ -212,6 +260,29 @@ pub struct AgeRule {
 impl AgeRule {
     /// The window of log lines, in ms.
     pub const LOG_WINDOW_MS: i64 = DAY_MS.saturating_mul(3);
+
+    /// The window of events whose producers own their ids, in ms.
+    pub const PRODUCER_WINDOW_MS: i64 = DAY_MS.saturating_mul(35);
+
+    /// Returns the rule of log lines above a source's floor.
+    #[must_use]
+    pub const fn of_log_lines(floor: Option<UnixMs>) -> Self {
+        Self {
+            window_ms: Self::LOG_WINDOW_MS,
+            floor,
+        }
+    }
+
+    /// Returns the rule of events whose producers own their ids, above a source's floor: that floor
+    /// is the watermark less the window of log lines, theirs the watermark less their own.
+    #[must_use]
+    pub fn of_producers(floor: Option<UnixMs>) -> Self {
+        let lower = Self::LOG_WINDOW_MS.saturating_sub(Self::PRODUCER_WINDOW_MS);
+        Self {
+            window_ms: Self::PRODUCER_WINDOW_MS,
+            floor: floor.map(|floor| floor.saturating_add_ms(lower)),
+        }
+    }
 
     /// How far ahead of its record an event may lie, in ms.
     pub const AHEAD_MS: i64 = 5 * 60 * 1000;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use foldhash::quality::RandomState;
 
-use crate::event::{Identity, Outcome, Provenance, UsageEvent};
+use crate::event::{Identity, Outcome, PayloadDigest, Provenance, UsageEvent};
 use crate::hash::Hash256;
 use crate::ids::{PartRef, Place};
 use crate::meter::Quantities;
@@ -106,6 +106,8 @@ pub struct PartFold {
     part: PartRef,
     counts: Counts,
     accepted: Vec<Accepted>,
+    /// What the accepted events say whose producers own their ids; ascending by their index.
+    payloads: Vec<(usize, PayloadDigest)>,
     rejected: Vec<RejectedEvent>,
     duplicates: Vec<Duplicate>,
     postings: Vec<Posting>,
@@ -118,6 +120,7 @@ impl PartFold {
             part,
             counts: Counts::default(),
             accepted: Vec::new(),
+            payloads: Vec::new(),
             rejected: Vec::new(),
             duplicates: Vec::new(),
             postings: Vec::new(),
@@ -164,7 +167,11 @@ impl PartFold {
         self.rejected.push(event);
     }
 
-    fn accept(&mut self, place: Place, identity: Option<Identity>, key: PostingKey, sums: Sums) {
+    fn accept(&mut self, place: Place, event: &UsageEvent<'_>, key: PostingKey, sums: Sums) {
+        if let Some(payload) = event.payload {
+            self.payloads.push((self.accepted.len(), payload));
+        }
+        let identity = event.identity;
         self.counts.accepted = self.counts.accepted.saturating_add(1);
         let posting = self.post(key, &sums);
         self.accepted.push(Accepted {
@@ -188,6 +195,13 @@ impl PartFold {
         self.postings.push(Posting { key, sums: *sums });
         self.open.insert(key, index);
         index
+    }
+
+    fn payload_of(&self, accepted: usize) -> Option<PayloadDigest> {
+        let found = self
+            .payloads
+            .binary_search_by_key(&accepted, |(index, _)| *index);
+        self.payloads.get(found.ok()?).map(|(_, payload)| *payload)
     }
 
     /// Takes an accepted event out again: it had been counted before.
@@ -225,12 +239,32 @@ pub struct SeenId {
     pub part: PartRef,
 }
 
+/// Events whose producers gave an id twice, with another payload the second time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Conflicts {
+    /// How many: each a duplicate, charged as the first that was committed.
+    pub count: u64,
+    /// One of them: the id that was given twice, the part that counted it, and the part that did not.
+    pub sample: Option<(Identity, PartRef, PartRef)>,
+}
+
+impl Conflicts {
+    /// Counts one: an id that `first` had counted when `again` gave it another payload.
+    pub const fn add(&mut self, identity: Identity, first: PartRef, again: PartRef) {
+        self.count = self.count.saturating_add(1);
+        if self.sample.is_none() {
+            self.sample = Some((identity, first, again));
+        }
+    }
+}
+
 /// A batch while it is folded: one part per partition that has records in it.
 #[derive(Default)]
 pub struct BatchFold {
     parts: Vec<PartFold>,
     ids: Vec<SeenId>,
     series: UsedSeries,
+    conflicts: Conflicts,
     /// The rate sets that the batch's postings name.
     pub rate_sets: HashMap<RateSetId, Arc<RateSet>, RandomState>,
 }
@@ -277,8 +311,12 @@ impl BatchFold {
         }
         ids.sort_unstable();
         let mut first: Option<SeenId> = None;
+        let mut conflicts = Conflicts::default();
         ids.retain(|id| match first {
             Some(first) if first.identity == id.identity => {
+                if id.identity.is_of_producer() && self.payload_of(&first) != self.payload_of(id) {
+                    conflicts.add(id.identity, first.part, id.part);
+                }
                 if let Some(part) = self.parts.get_mut(id.part_index) {
                     part.withdraw(id.accepted, first.part);
                 }
@@ -290,10 +328,24 @@ impl BatchFold {
             }
         });
         self.ids = ids;
+        self.conflicts = conflicts;
         &self.ids
     }
 
-    /// Returns the ids that the batch takes: ascending, each once.
+    /// Returns what an event says whose producer owns its id; `None` of a log line.
+    #[must_use]
+    pub fn payload_of(&self, id: &SeenId) -> Option<PayloadDigest> {
+        self.parts.get(id.part_index)?.payload_of(id.accepted)
+    }
+
+    /// Returns the repeats within the batch that have another payload than their first.
+    #[must_use]
+    pub const fn conflicts(&self) -> Conflicts {
+        self.conflicts
+    }
+
+    /// Returns the ids that the batch takes: ascending, each once; those that producers own behind
+    /// all of log lines.
     #[must_use]
     pub fn ids(&self) -> &[SeenId] {
         &self.ids
@@ -465,7 +517,7 @@ impl Folder {
             quarter: event.start.quarter(),
         };
         if let Some(part) = batch.parts.get_mut(part_index) {
-            part.accept(place, event.identity, key, sums);
+            part.accept(place, event, key, sums);
         }
         Ok(())
     }

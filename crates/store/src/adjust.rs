@@ -21,7 +21,8 @@ use domain::time::UnixMs;
 use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
-use crate::batch::rows::{insert_rate_sets, insert_series, is_in_force, take_ids};
+use crate::batch::ids;
+use crate::batch::rows::{insert_rate_sets, insert_series, is_in_force};
 use crate::batch::{CommitError, commit_error};
 use crate::connect::Database;
 use crate::error::StoreError;
@@ -430,9 +431,9 @@ async fn retried(tx: &mut PgConnection, retry: Retry<'_>) -> Result<Content, Adj
     if retried.resolutions.is_empty() {
         return Err(AdjustError::Moved);
     }
-    let seen = take_ids(tx, retried.fold.ids(), true).await?;
-    if !seen.is_empty() {
-        retried.fold.withdraw_seen(&seen);
+    let taken = ids::take(tx, &retried.fold, true).await?;
+    if !taken.seen.is_empty() {
+        retried.fold.withdraw_seen(&taken.seen);
     }
     let resolutions = resolutions_of(&mut retried);
     let closed = retried.fold.close();

@@ -12,8 +12,8 @@ mod rows;
 
 pub use adjustments::{AdjustmentOrphans, StoredAdjustment, adjustment_orphans, adjustments};
 pub use contents::{
-    StoredRateSet, StoredSeries, StoredText, price_book, rate_sets_after, seen, series_after,
-    source_config,
+    StoredRateSet, StoredSeries, StoredText, committed_at, price_book, rate_sets_after, seen,
+    series_after, source_config,
 };
 pub use parts::{Chain, ChainPosition, Pages, StoredPart, chains, parts};
 pub use rollups::{RollupDifference, RollupGrain, amount_difference, rollup_differences};

@@ -5,13 +5,14 @@
 //! positions, what is in force, ids, series, rate sets, batch and parts. Deliberately absent:
 //! retrying; a transaction that failed is folded again by the caller.
 
+pub(crate) mod ids;
 mod position;
 pub(crate) mod rows;
 
 use std::collections::HashSet;
 use std::time::Duration;
 
-use domain::fold::BatchFold;
+use domain::fold::{BatchFold, Conflicts};
 use domain::hash::Hash256;
 use domain::ids::{ChainId, Epoch, Offset, PartRef, Version};
 use domain::part::{Counts, Skipped};
@@ -84,6 +85,8 @@ pub struct Committed {
     pub heads: Vec<(PartRef, Hash256)>,
     /// What each part's records held, duplicates of earlier batches counted, in the fold's order.
     pub counts: Vec<Counts>,
+    /// Duplicates whose producers gave their ids with another payload before.
+    pub conflicts: Conflicts,
 }
 
 /// Why a batch is not known to be committed.
@@ -327,7 +330,7 @@ async fn write(
         roll_back(tx).await?;
         return Err(CommitError::InForceChanged);
     }
-    take_ids(&mut tx, memory, &mut fold).await?;
+    let conflicts = take_ids(&mut tx, memory, &mut fold).await?;
     fault::point("batch::after_ids");
 
     let closed = fold.close();
@@ -354,6 +357,7 @@ async fn write(
         batch,
         heads,
         counts: closed.parts.iter().map(|part| part.counts).collect(),
+        conflicts,
     })
 }
 
@@ -361,15 +365,15 @@ async fn take_ids(
     tx: &mut PgConnection,
     memory: &mut Memory,
     fold: &mut BatchFold,
-) -> Result<(), StoreError> {
+) -> Result<Conflicts, StoreError> {
     let is_careful = memory.careful_batches > 0;
     memory.careful_batches = memory.careful_batches.saturating_sub(1);
-    let seen = rows::take_ids(tx, fold.ids(), is_careful).await?;
-    if !seen.is_empty() {
+    let taken = ids::take(tx, fold, is_careful).await?;
+    if !taken.seen.is_empty() {
         memory.careful_batches = CAREFUL_BATCHES;
-        fold.withdraw_seen(&seen);
+        fold.withdraw_seen(&taken.seen);
     }
-    Ok(())
+    Ok(taken.conflicts)
 }
 
 async fn roll_back(tx: sqlx::Transaction<'_, sqlx::Postgres>) -> Result<(), StoreError> {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Datelike, Days, Months, NaiveDate, Utc};
 use domain::event::Identity;
-use domain::fold::BatchFold;
+use domain::fold::{BatchFold, SeenId};
 use domain::time::{DAY_MS, Quarter, UnixMs};
 use sqlx::PgConnection;
 use tokio::time::Instant;
@@ -45,7 +45,10 @@ impl Known {
         connection: &mut PgConnection,
         fold: &BatchFold,
     ) -> Result<(), StoreError> {
-        let ids = fold.ids().iter().map(|id| id.identity.start());
+        // Ids that producers own lie behind all of log lines, in a table of their own.
+        let of_lines = |id: &&SeenId| !id.identity.is_of_producer();
+        let ids = fold.ids().iter().take_while(of_lines);
+        let ids = ids.map(|id| id.identity.start());
         let quarters = fold.quarters().map(Quarter::start);
         let touched_days = touched(ids, |date| date);
         let touched_months = touched(quarters, first_of_month);
@@ -171,6 +174,36 @@ fn identities_of(day: NaiveDate) -> Option<(Uuid, Uuid)> {
     let end = UnixMs::new(start.get() + DAY_MS)?;
     let uuid = |instant| Uuid::from_u128(Identity::first_at(instant).to_bits());
     Some((uuid(start), uuid(end)))
+}
+
+/// How many ids that producers own are deleted at a time, so that no transaction is long.
+const DELETED_AT_ONCE: i32 = 10_000;
+
+/// How many times that in one call: a later call goes on.
+const DELETIONS_MAX: u32 = 100;
+
+/// Deletes ids that producers own and that arrived before what any source's floor may need; returns
+/// how many.
+///
+/// # Errors
+///
+/// Each [`StoreError`] of a statement: try later.
+pub async fn delete_old_of_producers(db: &Database) -> Result<u64, StoreError> {
+    let mut deleted = 0;
+    for _ in 0..DELETIONS_MAX {
+        let rows = sqlx::query_scalar!(
+            r#"/* delete_old_of_producers */
+            select drop_event_seen_by_id_before(current_date, $1) as "deleted!""#,
+            DELETED_AT_ONCE
+        )
+        .fetch_one(db.pool())
+        .await?;
+        deleted += u64::try_from(rows).unwrap_or(0);
+        if rows < DELETED_AT_ONCE {
+            break;
+        }
+    }
+    Ok(deleted)
 }
 
 /// Drops the days of ids that lie below the floor of every source; returns how many.

@@ -59,7 +59,7 @@ begin
         grant insert on
             price_book, source_config, applied_at_start, source, chain, source_position, ingest_gap,
             batch, part, series, rate_set, posting, rejected_event, duplicate, event_seen,
-            rollup_mark, rollup_quarter, rollup_day, adjustment, adjustment_bound,
+            event_seen_by_id, rollup_mark, rollup_quarter, rollup_day, adjustment, adjustment_bound,
             rejection_resolved
             to tollbook_ingest;
         grant update on
@@ -67,7 +67,7 @@ begin
             to tollbook_ingest;
         grant execute on function
             ensure_posting_month(timestamptz), ensure_event_seen_day(date, uuid, uuid),
-            drop_event_seen_before(date)
+            drop_event_seen_before(date), drop_event_seen_by_id_before(date, integer)
             to tollbook_ingest;
     end if;
 

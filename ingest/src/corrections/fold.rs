@@ -5,7 +5,7 @@
 //! usage, all of it stays rejected. Deliberately absent: Kafka and Postgres.
 
 use domain::adjustment::Resolution;
-use domain::event::{AgeRule, UsageEvent};
+use domain::event::UsageEvent;
 use domain::fold::{BatchFold, Folder};
 use domain::ids::{ChainId, Offset, PartRef, Place};
 use domain::reject::{Reason, Rejection};
@@ -13,6 +13,7 @@ use domain::time::UnixMs;
 use store::adjust::Retried;
 
 use crate::decode::{Decoded, Decoder};
+use crate::folding::Ages;
 
 /// A rejected event with all of its bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -122,10 +123,8 @@ impl RetryFold<'_> {
 
     /// As a batch checks it, but that what is too old may be taken on demand.
     fn check_age(&self, usage: &UsageEvent<'_>, record: UnixMs) -> Result<(), Rejection> {
-        let rule = AgeRule {
-            window_ms: AgeRule::LOG_WINDOW_MS,
-            floor: self.floor,
-        };
+        let ages = Ages::above(self.floor);
+        let rule = ages.of(usage);
         let checked = rule.check(usage.start, record, self.decoder.time_field());
         match checked {
             Err(rejection)

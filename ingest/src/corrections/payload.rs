@@ -14,6 +14,7 @@ use store::audit::{self, Chain};
 use super::{CorrectionError, Retryable};
 use crate::config::KafkaConfig;
 use crate::decode::Decoder;
+use crate::headers::Headers;
 use crate::kafka::LogError;
 use crate::verify::chain::is_latest;
 use crate::verify::log::{Held, PartitionLog, held};
@@ -71,7 +72,7 @@ impl Payloads {
             Held::Nothing(why) => return Ok(Err(refused(&why))),
         }
         Ok(match self.record(open).await? {
-            Some(record) => own_bytes(&record, open, decoder)
+            Some((headers, record)) => own_bytes(&headers, &record, open, decoder)
                 .map(with)
                 .ok_or_else(|| refused("the record at its offset holds other bytes")),
             None => Err(refused("the log has no record at its offset any more")),
@@ -95,7 +96,10 @@ impl Payloads {
     }
 
     /// Reads the record at the event's offset.
-    async fn record(&self, open: &OpenRejection) -> Result<Option<Vec<u8>>, CorrectionError> {
+    async fn record(
+        &self,
+        open: &OpenRejection,
+    ) -> Result<Option<(Headers, Vec<u8>)>, CorrectionError> {
         let kafka = Arc::clone(&self.kafka);
         let (topic, partition) = (open.address.topic.clone(), open.address.partition);
         let at = open.event.place.offset;
@@ -109,20 +113,25 @@ fn read_one(
     topic: &str,
     partition: i32,
     at: Offset,
-) -> Result<Option<Vec<u8>>, LogError> {
+) -> Result<Option<(Headers, Vec<u8>)>, LogError> {
     let mut log = PartitionLog::open(kafka, topic, partition, at)?;
     let mut found = None;
-    let read = log.read_until(at.next(), &mut |record, payload| {
+    let read = log.read_until(at.next(), &mut |record, headers, payload| {
         if record.offset == at {
-            found = payload.map(<[u8]>::to_vec);
+            found = payload.map(|payload| (headers.clone(), payload.to_vec()));
         }
     })?;
     Ok(read.ok().and(found))
 }
 
 /// Returns the event's own bytes within its record: the value, the value without white space around
-/// it, or the element that stands at its index.
-fn own_bytes(record: &[u8], open: &OpenRejection, decoder: &Decoder) -> Option<Vec<u8>> {
+/// it, the element that stands at its index, or what headers and value are as one event.
+fn own_bytes(
+    headers: &Headers,
+    record: &[u8],
+    open: &OpenRejection,
+    decoder: &Decoder,
+) -> Option<Vec<u8>> {
     let wanted = open.event.payload_digest;
     for whole in [record, record.trim_ascii()] {
         if Hash128::of(whole) == wanted {
@@ -130,7 +139,7 @@ fn own_bytes(record: &[u8], open: &OpenRejection, decoder: &Decoder) -> Option<V
         }
     }
     let mut found = None;
-    decoder.decode(Some(record), &mut |index, bytes, _| {
+    decoder.decode_record(headers, Some(record), &mut |index, bytes, _| {
         if index == open.event.place.index && Hash128::of(bytes) == wanted {
             found = Some(bytes.to_vec());
         }

@@ -156,6 +156,7 @@ impl EnvoyAiGateway {
             provenance,
             quantities,
             identity,
+            payload: None,
         })
     }
 

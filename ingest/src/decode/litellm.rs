@@ -131,6 +131,7 @@ impl LiteLlm {
             provenance,
             quantities,
             identity,
+            payload: None,
         }))
     }
 

@@ -12,9 +12,12 @@ use proptest::prelude::{ProptestConfig, any, prop_assert_eq, proptest};
 use serde_json::{Value as Json, json};
 
 use super::{Decoded, Decoder, Ignored};
+use crate::headers::Headers;
 use crate::source_config::{Format, SourceConfig};
 
+mod auto;
 mod litellm;
+mod tollbook;
 
 const ACCESS: &str = include_str!("../../../testdata/envoy-ai-gateway/access.ndjson");
 const BILLED: &str = include_str!("../../../testdata/envoy-ai-gateway/billed.ndjson");
@@ -162,9 +165,13 @@ fn decode_all(decoder: &Decoder, payload: Option<&[u8]>) -> Vec<Found> {
                 );
                 let identity = event.identity.expect("log lines are told apart by default");
                 assert_eq!(
-                    identity.start(),
-                    event.start,
-                    "an identity carries its time"
+                    identity.is_of_producer(),
+                    event.payload.is_some(),
+                    "only a producer's id has a payload beside it"
+                );
+                assert!(
+                    identity.is_of_producer() || identity.start() == event.start,
+                    "a log line's identity carries its time"
                 );
                 let is_attributed = event.dimensions.app != AppId::unattributed();
                 Found::Event(event.outcome, event.provenance, is_attributed)
@@ -267,9 +274,9 @@ const CASES: &str = include_str!("../../../testdata/envoy-ai-gateway/cases.ndjso
 const DECODED: &str = include_str!("../../../testdata/envoy-ai-gateway/decoded.ndjson");
 
 /// Writes what each event of a record decoded to; keys in alphabetical order, absent ones left out.
-fn outcomes(decoder: &Decoder, payload: Option<&str>) -> Json {
+fn outcomes(decoder: &Decoder, headers: &Headers, payload: Option<&str>) -> Json {
     let mut outcomes = Vec::new();
-    decoder.decode(payload.map(str::as_bytes), &mut |_, _, decoded| {
+    decoder.decode_record(headers, payload.map(str::as_bytes), &mut |_, _, decoded| {
         outcomes.push(match decoded {
             Decoded::Event(event) => event_as_json(&event),
             Decoded::Ignored(Ignored::NoModelRequest) => json!({"ignored": "no_model_request"}),
@@ -327,6 +334,10 @@ fn event_as_json(event: &UsageEvent<'_>) -> Json {
                 .map(|id| id.as_str().to_owned()),
         ),
         ("identity", identity),
+        (
+            "payload",
+            event.payload.map(|payload| format!("{:016x}", payload.0)),
+        ),
     ] {
         if let Some(text) = text {
             written[key] = Json::String(text);
@@ -340,7 +351,7 @@ fn assert_golden<'l>(decoder: &Decoder, lines: impl Iterator<Item = &'l str>, go
     let mut differences = Vec::new();
     let mut expected = golden.lines();
     for line in lines {
-        let found = outcomes(decoder, Some(line));
+        let found = outcomes(decoder, Headers::NONE, Some(line));
         let golden = expected.next().map(serde_json::from_str::<Json>);
         if golden.is_none_or(|golden| golden.expect("a golden line") != found) {
             differences.push(found.to_string());
@@ -360,7 +371,13 @@ fn assert_cases(cases: &str) {
     for case in cases.lines() {
         let case: Json = serde_json::from_str(case).expect("a case");
         let source = serde_json::from_value(case["source"].clone()).expect("a source");
-        let found = outcomes(&decoder(&source), case["payload"].as_str());
+        let headers = case["headers"].as_object();
+        let headers: Headers = headers
+            .into_iter()
+            .flatten()
+            .map(|(name, value)| (name.as_str(), value.as_str().unwrap().as_bytes()))
+            .collect();
+        let found = outcomes(&decoder(&source), &headers, case["payload"].as_str());
         if found != case["expected"] {
             differences.push(format!("{}: {found}", case["case"]));
         }

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use crate::batch::{Payload, Record};
 use crate::config::KafkaConfig;
+use crate::headers::Headers;
 use crate::kafka::{LogError, LogReader, committed_config};
 
 /// How long the broker may stay silent before the verification gives up.
@@ -74,6 +75,9 @@ pub(crate) fn held(kafka: &KafkaConfig, chain: &Chain, is_latest: bool) -> Resul
         )),
     })
 }
+
+/// Takes a record, the headers that formats read, and its value.
+pub(super) type Tell<'t> = dyn FnMut(&Record, &Headers, Option<&[u8]>) + 't;
 
 /// Reads a partition from an offset on.
 pub(crate) struct PartitionLog {
@@ -133,7 +137,7 @@ impl PartitionLog {
     pub(crate) fn read_until(
         &mut self,
         to: Offset,
-        tell: &mut dyn FnMut(&Record, Option<&[u8]>),
+        tell: &mut Tell<'_>,
     ) -> Result<Result<(), Dropped>, LogError> {
         if let Some(ahead) = &self.ahead {
             if ahead.offset() >= to.0 {
@@ -178,12 +182,12 @@ fn is_dropped(error: &KafkaError) -> bool {
 }
 
 /// Tells a message as the pipeline keeps it; its payload is not copied.
-fn tell_message(message: &impl Message, tell: &mut dyn FnMut(&Record, Option<&[u8]>)) {
+fn tell_message(message: &impl Message, tell: &mut Tell<'_>) {
     let time = message.timestamp().to_millis().unwrap_or(-1);
     let record = Record {
         offset: Offset(message.offset()),
         time: UnixMs::new(time).unwrap_or(UnixMs::FIRST),
         payload: Payload::kept_elsewhere(time, message.key(), message.payload()),
     };
-    tell(&record, message.payload());
+    tell(&record, &Headers::of(message), message.payload());
 }

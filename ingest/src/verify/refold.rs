@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use domain::event::{AgeRule, Identity};
+use domain::event::Identity;
 use domain::fold::{BatchFold, ClosedBatch};
 use domain::ids::{Offset, PartRef};
 use domain::part::{Duplicate, FOLD_VERSION, PartHeader};
@@ -15,7 +15,7 @@ use store::audit::Chain;
 use super::log::{Dropped, Held, PartitionLog};
 use super::rules::PartRules;
 use super::{Places, VerifyError};
-use crate::folding::PartTarget;
+use crate::folding::{Ages, PartTarget};
 use crate::kafka::LogError;
 
 /// What came of folding a part again.
@@ -172,7 +172,7 @@ impl Refolder {
         let read = move || {
             let mut passed = Vec::new();
             reading.at = to;
-            let read = reading.log.read_until(to, &mut |record, _| {
+            let read = reading.log.read_until(to, &mut |record, _, _| {
                 if passed.len() < 10 {
                     passed.push(record.offset);
                 }
@@ -203,14 +203,13 @@ impl Reading {
             fold: &mut fold,
             part_index,
             decoder: &rules.decoder,
-            age: AgeRule {
-                window_ms: AgeRule::LOG_WINDOW_MS,
-                floor: header.floor,
-            },
+            ages: Ages::above(header.floor),
         };
-        let read = self.log.read_until(header.to, &mut |record, payload| {
-            target.fold_record(record, payload);
-        })?;
+        let read = self
+            .log
+            .read_until(header.to, &mut |record, headers, payload| {
+                target.fold_record(record, headers, payload);
+            })?;
         fold.take_ids();
         fold.withdraw_seen(&counted_elsewhere(header.part, duplicates));
         let counted = fold.ids().iter().map(|id| id.identity).collect();

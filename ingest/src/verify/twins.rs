@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use domain::event::Identity;
+use domain::event::{AgeRule, Identity};
 use domain::ids::{ChainId, PartNumber, PartRef};
 use domain::part::Duplicate;
 use store::audit::{self, Chain, Pages};
@@ -120,8 +120,20 @@ async fn check_missing(
         .filter(|known| is_adjustment || known.id == chain)
         .filter_map(|known| known.floor)
         .max();
+    let first: Vec<PartRef> = missing
+        .iter()
+        .map(|(_, duplicate)| duplicate.first)
+        .collect();
+    let committed = audit::committed_at(&places.db, &first).await?;
     for (part, duplicate) in missing {
-        if floor.is_some_and(|floor| duplicate.identity.start() < floor) {
+        // Ids of log lines age by their own time, those that producers own by their arrival.
+        let aged = if duplicate.identity.is_of_producer() {
+            let floor = AgeRule::of_producers(floor).floor;
+            floor.zip(committed.get(&duplicate.first).copied())
+        } else {
+            floor.zip(Some(duplicate.identity.start()))
+        };
+        if aged.is_some_and(|(floor, at)| at < floor) {
             unresolved.add(duplicate);
         } else {
             let what = told(duplicate);

@@ -10,7 +10,7 @@ use std::time::Duration;
 use rdkafka::client::ClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::Message;
+use rdkafka::message::{Header, Message, OwnedHeaders};
 use rdkafka::producer::{
     BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext, ThreadedProducer,
 };
@@ -118,6 +118,25 @@ impl Topic {
     #[must_use]
     pub const fn kafka(&self) -> &Arc<Kafka> {
         &self.kafka
+    }
+
+    /// Sends one record with headers and returns once it is acknowledged.
+    pub fn send_with_headers(&self, record: &Record, headers: &[(String, String)]) {
+        let producer: ThreadedProducer<Deliveries> = self
+            .kafka
+            .client()
+            .create_with_context(Deliveries::default())
+            .unwrap();
+        let mut all = OwnedHeaders::new();
+        for (key, value) in headers {
+            let value = Some(value);
+            all = all.insert(Header { key, value });
+        }
+        let sent = producer.send(to_send(&self.name, record).headers(all));
+        assert!(sent.is_ok(), "an empty queue has room");
+        producer.flush(DELIVERY).unwrap();
+        let failed = producer.context().failed.load(Ordering::Relaxed);
+        assert_eq!(failed, 0, "the broker takes every record");
     }
 
     /// Sends records in order and returns once all are acknowledged.

@@ -2,7 +2,7 @@
 
 use proptest::prelude::{Strategy, any, prop_assert, prop_assert_eq, prop_assert_ne, proptest};
 
-use crate::event::{AgeRule, Identity, IdentityKey, IdentitySecret, LogIdentity};
+use crate::event::{AgeRule, Identity, IdentityKey, IdentitySecret, LogIdentity, ProducerIdentity};
 use crate::ids::{AppId, IdError};
 use crate::reject::{Reason, Rejection};
 use crate::time::{DAY_MS, QUARTER_MS, Quarter, UnixMs};
@@ -195,6 +195,78 @@ fn an_identity_stays_what_was_stored() {
     let bits = format!("{:032x}", identity(start, "c43ee7e8").to_bits());
     assert_eq!(
         bits, "01a1fd8c697b275c4d8de93bf7701942",
+        "ids that were taken must be found again"
+    );
+}
+
+proptest! {
+    #[test]
+    fn every_field_of_a_producers_identity_is_part_of_it(
+        texts in any::<[String; 4]>(),
+        change in 0_usize..4,
+    ) {
+        let of = |texts: &[String; 4]| {
+            let [tenant, source, producer, id] = texts;
+            Identity::of_producer(&ProducerIdentity { tenant, source, producer, id })
+        };
+        let mut changed = texts.clone();
+        changed[change].push('x');
+        prop_assert_ne!(of(&texts), of(&changed));
+        prop_assert_eq!(of(&texts), of(&texts));
+    }
+
+    #[test]
+    fn ids_of_producers_lie_behind_all_of_log_lines(start in instants(), id in any::<String>()) {
+        let parts = ProducerIdentity { tenant: "t", source: "s", producer: "p", id: &id };
+        let owned = Identity::of_producer(&parts);
+        prop_assert!(owned.is_of_producer());
+        prop_assert!(!identity(start, &id).is_of_producer());
+        prop_assert!(identity(start, &id) < owned);
+    }
+}
+
+#[test]
+fn ids_of_producers_are_kept_for_35_days_below_the_same_watermark() {
+    let watermark = UnixMs::new(1_795_255_200_000).unwrap();
+    let floor = watermark.saturating_add_ms(-AgeRule::LOG_WINDOW_MS);
+    let rule = AgeRule::of_producers(Some(floor));
+    let oldest = watermark.saturating_add_ms(-35 * DAY_MS);
+    assert_eq!(
+        rule.floor,
+        Some(oldest),
+        "the watermark less their own window"
+    );
+    assert_eq!(
+        rule.check(oldest, watermark, "start"),
+        Ok(()),
+        "the edge is folded"
+    );
+    let older = oldest.saturating_add_ms(-1);
+    let too_old = rule
+        .check(older, watermark, "start")
+        .map_err(|error| error.reason);
+    assert_eq!(too_old, Err(Reason::TooOld));
+    let below = rule
+        .check(older, older, "start")
+        .map_err(|error| error.reason);
+    assert_eq!(
+        below,
+        Err(Reason::BelowFloor),
+        "a late record of a re-created log"
+    );
+}
+
+#[test]
+fn a_producers_identity_stays_what_was_stored() {
+    let parts = ProducerIdentity {
+        tenant: "default",
+        source: "usage",
+        producer: "gateway-1",
+        id: "c43ee7e8",
+    };
+    let bits = format!("{:032x}", Identity::of_producer(&parts).to_bits());
+    assert_eq!(
+        bits, "fa2edbb1bf0bdc08b571d4050d747ee7",
         "ids that were taken must be found again"
     );
 }

@@ -8,7 +8,8 @@ use proptest::prelude::{Just, Strategy, any, prop_assert, prop_assert_eq, prop_o
 use proptest::sample::select;
 
 use crate::event::{
-    Dimensions, Identity, IdentityKey, IdentitySecret, LogIdentity, Outcome, Provenance, UsageEvent,
+    Dimensions, Identity, IdentityKey, IdentitySecret, LogIdentity, Outcome, PayloadDigest,
+    ProducerIdentity, Provenance, UsageEvent,
 };
 use crate::fold::{BatchFold, ClosedBatch, Folder};
 use crate::ids::{
@@ -142,6 +143,7 @@ impl Plain {
             provenance: self.provenance,
             quantities,
             identity: self.identity(number),
+            payload: None,
         }
     }
 
@@ -613,4 +615,61 @@ fn a_repeat_within_a_batch_names_the_part_that_counts_the_first() {
             "rate sets that postings name"
         );
     }
+}
+
+#[test]
+fn an_id_that_a_producer_gives_twice_is_counted_once_and_another_payload_is_told() {
+    let part = PartRef {
+        chain: ChainId(1),
+        number: PartNumber(1),
+    };
+    let mut batch = BatchFold::default();
+    let index = batch.open_part(part);
+    let mut folder = folder();
+    let give = |id: &str, payload: u64, input: u64| UsageEvent {
+        identity: Some(Identity::of_producer(&ProducerIdentity {
+            tenant: "default",
+            source: "usage",
+            producer: "gateway-1",
+            id,
+        })),
+        payload: Some(PayloadDigest(payload)),
+        ..plain(input).event(0)
+    };
+    let events = [
+        give("a", 1, 5),
+        give("b", 2, 7),
+        give("a", 1, 5),
+        give("a", 9, 500),
+    ];
+    for (offset, event) in (0..).zip(&events) {
+        let place = Place {
+            offset: Offset(offset),
+            index: 0,
+        };
+        folder.fold(&mut batch, index, place, event).unwrap();
+    }
+    assert_eq!(batch.take_ids().len(), 2, "two ids");
+    for id in batch.ids() {
+        let payload = batch.payload_of(id).map(|payload| payload.0);
+        assert!(
+            matches!(payload, Some(1 | 2)),
+            "the first that came: {payload:?}"
+        );
+    }
+    let conflicts = batch.conflicts();
+    assert_eq!(conflicts.count, 1, "the repeat that says the same is none");
+    assert_eq!(
+        conflicts.sample,
+        events[0].identity.map(|id| (id, part, part))
+    );
+    let closed = batch.close();
+    let counts = closed.parts[0].counts;
+    assert_eq!((counts.accepted, counts.duplicates), (2, 2));
+    let input: u64 = closed.parts[0]
+        .postings
+        .iter()
+        .map(|posting| posting.sums.quantities.get(Meter::InputUncachedTokens))
+        .sum();
+    assert_eq!(input, 12, "the first of each id is charged");
 }

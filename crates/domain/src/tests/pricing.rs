@@ -287,6 +287,7 @@ fn a_full_cache_answers_as_the_book_does() {
                     provenance: Provenance::Reported,
                     quantities: Quantities::default(),
                     identity: None,
+                    payload: None,
                 };
                 let answered = event.answered_model.as_ref();
                 let model = book.price_model(Some(&provider), answered, &event.dimensions.model);

@@ -92,6 +92,7 @@ fn event((minute, quantities): &Used) -> UsageEvent<'static> {
         provenance: Provenance::Reported,
         quantities: of,
         identity: None,
+        payload: None,
     }
 }
 

@@ -4,6 +4,7 @@
 //! Invariant: contents come with the key they are stored under, which the caller compares with the
 //! hash of the content.
 
+use std::collections::HashMap;
 use std::str::FromStr;
 
 use domain::event::Identity;
@@ -12,6 +13,7 @@ use domain::ids::{ChainId, PartNumber, PartRef, Version};
 use domain::meter::{METERS, Meter, PerMeter};
 use domain::price::{RateSet, RateSetId};
 use domain::series::{Series, SeriesId};
+use domain::time::UnixMs;
 use uuid::Uuid;
 
 use super::{Unreadable, unsigned};
@@ -228,9 +230,12 @@ pub async fn seen(
         .collect();
     let rows = sqlx::query!(
         r#"-- seen
-        select e.identity, e.chain, e.part
+        select e.identity as "identity!", e.chain as "chain!", e.part as "part!"
         from unnest($1::uuid[]) as wanted (identity)
-        join event_seen e on e.identity = wanted.identity
+        join (
+            select identity, chain, part from event_seen
+            union all select identity, chain, part from event_seen_by_id
+        ) e on e.identity = wanted.identity
         order by e.identity"#,
         &keys
     )
@@ -244,4 +249,36 @@ pub async fn seen(
         (Identity::from_bits(row.identity.as_u128()), part)
     });
     Ok(taken.collect())
+}
+
+/// Returns when these parts were committed; those that are missing are absent.
+///
+/// # Errors
+///
+/// A [`StoreError`]; retry as its kind says.
+pub async fn committed_at(
+    db: &Database,
+    parts: &[PartRef],
+) -> Result<HashMap<PartRef, UnixMs>, StoreError> {
+    let chains: Vec<i32> = parts.iter().map(|part| part.chain.0).collect();
+    let numbers: Vec<i64> = parts.iter().map(|part| part.number.0).collect();
+    let rows = sqlx::query!(
+        r#"-- committed_at
+        select distinct p.chain, p.number, b.committed_at
+        from unnest($1::integer[], $2::bigint[]) as wanted (chain, number)
+        join part p on p.chain = wanted.chain and p.number = wanted.number
+        join batch b on b.id = p.batch"#,
+        &chains,
+        &numbers
+    )
+    .fetch_all(db.pool())
+    .await?;
+    let committed = rows.into_iter().filter_map(|row| {
+        let part = PartRef {
+            chain: ChainId(row.chain),
+            number: PartNumber(row.number),
+        };
+        Some((part, UnixMs::from_utc(row.committed_at)?))
+    });
+    Ok(committed.collect())
 }

@@ -1,14 +1,13 @@
-//! The rows of a batch: ids, series, rate sets, parts, postings, rejections, duplicates.
+//! The rows of a batch but for ids: series, rate sets, parts, postings, rejections, duplicates.
 //!
 //! Invariant: rows that other processes may write too arrive in the order of their keys, so that two
 //! batches never wait for each other in a circle. Deliberately absent: positions.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
-use domain::event::Identity;
-use domain::fold::{ClosedBatch, ClosedPart, Posting, SeenId};
-use domain::hash::{Hash128, Hash256};
-use domain::ids::{ChainId, PartNumber, PartRef, Version};
+use domain::fold::{ClosedBatch, ClosedPart, Posting};
+use domain::hash::Hash256;
+use domain::ids::{PartRef, Version};
 use domain::meter::Meter;
 use domain::money::Rate;
 use domain::part::{FOLD_VERSION, HASH_VERSION, PartHeader};
@@ -22,9 +21,7 @@ use crate::copy::{CopyError, Rows};
 use crate::error::StoreError;
 use crate::in_force::uuid_of;
 
-/// Bytes of one row as it is sent: three fields and their lengths.
-const ID_ROW_BYTES: usize = 42;
-/// The same for a posting with an amount of up to ten groups.
+/// Bytes of one posting as it is sent, with an amount of up to ten groups.
 const POSTING_ROW_BYTES: usize = 268;
 
 /// Holds what is in force until the transaction ends, and says whether it is what was folded by.
@@ -37,109 +34,6 @@ pub(crate) async fn is_in_force(
         .fetch_one(tx)
         .await?;
     Ok(row.prices == Some(prices.0) && row.sources == Some(sources.0))
-}
-
-/// Takes the ids; returns those that were taken before, and by which part.
-pub(crate) async fn take_ids(
-    tx: &mut PgConnection,
-    ids: &[SeenId],
-    is_careful: bool,
-) -> Result<HashMap<Identity, PartRef>, StoreError> {
-    if ids.is_empty() {
-        return Ok(HashMap::new());
-    }
-    if is_careful {
-        return insert_ids(tx, ids).await;
-    }
-    // Savepoints take no parameters; the driver's own would hide that the fallback goes on in the
-    // same transaction.
-    sqlx::raw_sql("savepoint ids").execute(&mut *tx).await?;
-    match copy_ids(tx, ids).await {
-        Ok(()) => {
-            sqlx::raw_sql("release savepoint ids")
-                .execute(&mut *tx)
-                .await?;
-            Ok(HashMap::new())
-        }
-        Err(CopyError::Exists) => {
-            sqlx::raw_sql("rollback to savepoint ids; release savepoint ids")
-                .execute(&mut *tx)
-                .await?;
-            insert_ids(tx, ids).await
-        }
-        Err(CopyError::Store(error)) => Err(error),
-    }
-}
-
-async fn copy_ids(tx: &mut PgConnection, ids: &[SeenId]) -> Result<(), CopyError> {
-    let mut rows = Rows::with_capacity(ids.len(), ID_ROW_BYTES);
-    for id in ids {
-        rows.row(3)
-            .int8(id.part.number.0)
-            .uuid(id.identity.to_bits().to_be_bytes())
-            .int4(id.part.chain.0);
-    }
-    rows.send(
-        tx,
-        "copy event_seen (part, identity, chain) from stdin (format binary)",
-    )
-    .await
-}
-
-/// Inserts what is new and looks up the rest. A row that another transaction is inserting is waited
-/// for; the look-up is a later statement, so it sees that row.
-async fn insert_ids(
-    tx: &mut PgConnection,
-    ids: &[SeenId],
-) -> Result<HashMap<Identity, PartRef>, StoreError> {
-    let uuids: Vec<Uuid> = ids.iter().map(|id| uuid_of_identity(id.identity)).collect();
-    let chains: Vec<i32> = ids.iter().map(|id| id.part.chain.0).collect();
-    let parts: Vec<i64> = ids.iter().map(|id| id.part.number.0).collect();
-    let taken = sqlx::query_scalar!(
-        "/* insert_ids */
-        insert into event_seen (part, identity, chain)
-        select part, identity, chain
-        from unnest($1::bigint[], $2::uuid[], $3::integer[]) as new (part, identity, chain)
-        order by identity
-        on conflict do nothing
-        returning identity",
-        &parts,
-        &uuids,
-        &chains
-    )
-    .fetch_all(&mut *tx)
-    .await?;
-    let taken: HashSet<Uuid> = taken.into_iter().collect();
-    let seen: Vec<Uuid> = uuids
-        .into_iter()
-        .filter(|uuid| !taken.contains(uuid))
-        .collect();
-    if seen.is_empty() {
-        return Ok(HashMap::new());
-    }
-    let rows = sqlx::query!(
-        "/* first_of_ids */ select identity, chain, part from event_seen where identity = any($1)",
-        &seen
-    )
-    .fetch_all(&mut *tx)
-    .await?;
-    if rows.len() != seen.len() {
-        // The day was dropped in between; by now its ids are below the floor.
-        return Err(StoreError::Busy(None));
-    }
-    Ok(rows
-        .into_iter()
-        .map(|row| {
-            let identity = Identity::from_bits(row.identity.as_u128());
-            (
-                identity,
-                PartRef {
-                    chain: ChainId(row.chain),
-                    number: PartNumber(row.part),
-                },
-            )
-        })
-        .collect())
 }
 
 /// Describes the parts as their hashes cover them.
@@ -449,8 +343,4 @@ pub(crate) async fn copy_duplicates(
          from stdin (format binary)",
     )
     .await
-}
-
-fn uuid_of_identity(identity: Identity) -> Uuid {
-    uuid_of(Hash128::from_bytes(identity.to_bits().to_be_bytes()))
 }

@@ -147,6 +147,7 @@ fn event(number: i64) -> UsageEvent<'static> {
         provenance: Provenance::Reported,
         quantities,
         identity: Some(identity(number)),
+        payload: None,
     }
 }
 

@@ -96,6 +96,7 @@ impl Request {
             provenance: Provenance::Reported,
             quantities,
             identity: Some(identity),
+            payload: None,
         }
     }
 }
