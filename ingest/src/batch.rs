@@ -123,9 +123,10 @@ impl RawBatch {
     /// Makes an empty batch with room for as many records as another one holds: under load batches
     /// are alike, and growing step by step would copy each of them once more.
     pub(crate) fn with_room_of(other: &Self) -> Self {
-        let longest = other.slices.iter().map(|slice| slice.records.len()).max();
+        // On average, so that the sum stays what the other batch had, however its slices differ.
+        let room = other.records.checked_div(other.slices.len());
         Self {
-            slice_room: longest.unwrap_or(0),
+            slice_room: room.unwrap_or(0),
             ..Self::default()
         }
     }

@@ -64,9 +64,9 @@ pub fn group_config(kafka: &KafkaConfig) -> ClientConfig {
         .set("isolation.level", "read_committed")
         .set("enable.partition.eof", "false");
     // Ours unless the user tuned them: queues small enough for a stated bound of memory, found
-    // topics and partitions within a second. A fetch is bounded as compressed, and small records
-    // unpack to twenty times that: 128 KiB of them are some 10 000 records, which a partition's
-    // queue then holds twice at most.
+    // topics and partitions within a second. A partition's queue asks for more below 20 000 records
+    // and 32 MiB, and then holds one more fetch: 512 KiB as compressed, which small records unpack to
+    // twenty times that.
     for (key, value) in [
         ("fetch.message.max.bytes", "524288"),
         ("queued.min.messages", "20000"),

@@ -21,7 +21,7 @@ use domain::time::UnixMs;
 use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
-use crate::batch::ids;
+use crate::batch::ids::{self, Suspects};
 use crate::batch::rows::{insert_rate_sets, insert_series, is_in_force};
 use crate::batch::{CommitError, commit_error};
 use crate::connect::Database;
@@ -431,7 +431,7 @@ async fn retried(tx: &mut PgConnection, retry: Retry<'_>) -> Result<Content, Adj
     if retried.resolutions.is_empty() {
         return Err(AdjustError::Moved);
     }
-    let taken = ids::take(tx, &retried.fold, true).await?;
+    let taken = ids::take(tx, &retried.fold, Suspects::All).await?;
     if !taken.seen.is_empty() {
         retried.fold.withdraw_seen(&taken.seen);
     }

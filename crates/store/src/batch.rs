@@ -7,6 +7,7 @@
 
 pub(crate) mod ids;
 mod position;
+mod recent;
 pub(crate) mod rows;
 
 use std::collections::HashSet;
@@ -28,7 +29,9 @@ use crate::connect::{Backend, Database, backend_of, end_backend, timed_out};
 use crate::error::{StoreError, sqlstate};
 use crate::fault;
 use crate::partitions;
+use ids::Suspects;
 use position::Judged;
+use recent::RecentIds;
 
 /// How long a batch may take in all; above the server's `statement_timeout` of 60 s, so that it ends
 /// only what a silent network holds up.
@@ -37,8 +40,8 @@ const COMMIT_TIMEOUT: Duration = Duration::from_secs(75);
 /// Series and rate sets that a writer remembers as stored; about 50 bytes each.
 const KNOWN_MAX: usize = 1_000_000;
 
-/// After a batch with a repeat, so many batches insert their ids row by row at once, since a `COPY`
-/// that meets a repeat is thrown away.
+/// After a batch with a repeat that was not remembered, so many batches look all of their ids up
+/// first, since a `COPY` that meets a repeat is thrown away.
 const CAREFUL_BATCHES: u32 = 16;
 
 /// One partition's share of a batch, besides its rows.
@@ -164,7 +167,8 @@ pub struct Writer {
     process: Uuid,
     connection: Option<PgConnection>,
     backend: Backend,
-    memory: Memory,
+    /// `None` while a call uses it, and where what is stored is not known.
+    memory: Option<Memory>,
 }
 
 /// What committed batches of this connection have stored already.
@@ -174,6 +178,7 @@ struct Memory {
     rate_sets: HashSet<RateSetId>,
     partitions: partitions::Known,
     careful_batches: u32,
+    recent: RecentIds,
 }
 
 impl Writer {
@@ -189,7 +194,7 @@ impl Writer {
             process,
             connection: Some(connection),
             backend,
-            memory: Memory::default(),
+            memory: None,
         })
     }
 
@@ -207,7 +212,7 @@ impl Writer {
     /// Each case of [`CommitError`], which says what to do.
     pub async fn commit(&mut self, batch: BatchWrite) -> Result<Committed, CommitError> {
         let mut connection = self.take_connection().await?;
-        let mut memory = std::mem::take(&mut self.memory);
+        let mut memory = self.memory.take().unwrap_or_default();
         let owner = (self.process, self.backend);
         let mut is_committing = false;
         let write = write(
@@ -229,7 +234,7 @@ impl Writer {
         match &outcome {
             Ok(_) | Err(CommitError::Lost { .. } | CommitError::InForceChanged) => {
                 self.connection = Some(connection);
-                self.memory = memory;
+                self.memory = Some(memory);
             }
             // Dropped with what it knew: what a broken connection stored is not known either.
             Err(CommitError::Unknown(_) | CommitError::Failed(_)) => {}
@@ -274,7 +279,7 @@ impl Writer {
         if let Some(connection) = self.connection.take() {
             return Ok(connection);
         }
-        self.memory = Memory::default();
+        self.memory = None;
         let (connection, backend) = open(&self.database, Some(self.backend)).await?;
         self.backend = backend;
         Ok(connection)
@@ -366,11 +371,22 @@ async fn take_ids(
     memory: &mut Memory,
     fold: &mut BatchFold,
 ) -> Result<Conflicts, StoreError> {
-    let is_careful = memory.careful_batches > 0;
-    memory.careful_batches = memory.careful_batches.saturating_sub(1);
-    let taken = ids::take(tx, fold, is_careful).await?;
+    let suspects = if memory.careful_batches > 0 {
+        Suspects::All
+    } else {
+        Suspects::Remembered(&memory.recent)
+    };
+    let taken = ids::take(tx, fold, suspects).await?;
+    memory.careful_batches = if taken.was_surprised {
+        CAREFUL_BATCHES
+    } else {
+        memory.careful_batches.saturating_sub(1)
+    };
+    // Also where the batch fails: a hint may be wrong.
+    for id in fold.ids() {
+        memory.recent.add(id.identity);
+    }
     if !taken.seen.is_empty() {
-        memory.careful_batches = CAREFUL_BATCHES;
         fold.withdraw_seen(&taken.seen);
     }
     Ok(taken.conflicts)

@@ -3,6 +3,7 @@
 //! Invariant: nobody gets a connection to a schema that this program was not built for, and every
 //! connection of a pool has the pool's role where that role exists. Deliberately absent: migrating.
 
+use std::collections::BTreeSet;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -283,20 +284,25 @@ async fn check_schema(connection: &mut PgConnection) -> Result<(), StoreError> {
         Err(MigrateError::Execute(error)) => return Err(error.into()),
         Err(other) => return Err(sqlx::Error::Migrate(Box::new(other)).into()),
     };
-    let newest = |versions: &mut dyn Iterator<Item = i64>| versions.max().unwrap_or(0);
-    let found = newest(&mut applied.iter().map(|migration| migration.version));
-    let known = newest(&mut MIGRATOR.iter().map(|migration| migration.version));
-    if found == 0 {
+    let applied: BTreeSet<i64> = applied.iter().map(|found| found.version).collect();
+    let known: BTreeSet<i64> = MIGRATOR.iter().map(|known| known.version).collect();
+    let newest = |versions: &BTreeSet<i64>| versions.last().copied().unwrap_or(0);
+    let (found, newest_known) = (newest(&applied), newest(&known));
+    if applied.is_empty() {
         return Err(StoreError::NotMigrated);
     }
-    if found < known {
-        return Err(StoreError::SchemaTooOld {
-            found,
-            needed: known,
+    // Each by itself: migrations may land in another order than that of their numbers.
+    if let Some(unknown) = applied.difference(&known).last() {
+        return Err(StoreError::SchemaTooNew {
+            found: *unknown,
+            known: newest_known,
         });
     }
-    if found > known {
-        return Err(StoreError::SchemaTooNew { found, known });
+    if let Some(missing) = known.difference(&applied).last() {
+        return Err(StoreError::SchemaTooOld {
+            found,
+            needed: *missing,
+        });
     }
     Ok(())
 }

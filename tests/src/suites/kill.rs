@@ -49,6 +49,7 @@ pub(super) const TESTS: &[Test] = &[
         "P5",
         "P7"
     ),
+    test!(random_kills_at_full_speed, "P1", "P2", "P3", "P4", "P5"),
     test!(postgres_restarts_under_load, "D1"),
     test!(kafka_restarts_under_load, "K1"),
 ];
@@ -343,6 +344,30 @@ fn random_kills_stops_and_joins_of_three_processes() {
     }
     world.await_caught_up(&topic);
     for process in fleet.running.iter().chain(&fleet.stopped) {
+        drain(process, DRAINS);
+    }
+    world.assert_exact(&topic);
+}
+
+/// Kills while a backlog is folded as fast as the machine can, in batches as large as they get.
+fn random_kills_at_full_speed() {
+    let world = World::new("full_speed");
+    let topic = world.topic(6);
+    let mut random = Random::new(seed("full_speed"));
+    let mut load = Load::new(random.bits());
+    load.apps = 2_000;
+    topic.send_texts(6, load.mixed(100_000));
+    let config = world.config(&topic).with_ingest(ROLL_UP_OFTEN);
+    let mut running: Vec<Child> = (0..3).map(|_| config.ingest()).collect();
+    for _kill in 0..12 {
+        topic.send_texts(6, load.mixed(20_000));
+        wait::pause(Duration::from_millis(random.below(1_500)));
+        let place = usize::try_from(random.below(3)).unwrap();
+        running[place].kill();
+        running[place] = config.ingest();
+    }
+    world.await_caught_up(&topic);
+    for process in &running {
         drain(process, DRAINS);
     }
     world.assert_exact(&topic);

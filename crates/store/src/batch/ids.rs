@@ -14,6 +14,7 @@ use domain::ids::{ChainId, PartNumber, PartRef};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
+use super::recent::RecentIds;
 use crate::copy::{CopyError, Rows};
 use crate::error::StoreError;
 use crate::in_force::uuid_of;
@@ -28,54 +29,121 @@ pub(crate) struct Taken {
     pub(crate) seen: HashMap<Identity, PartRef>,
     /// Those of them that came with another payload.
     pub(crate) conflicts: Conflicts,
+    /// Some were taken before that nobody remembered, which cost a `COPY` in vain.
+    pub(crate) was_surprised: bool,
+}
+
+/// Which ids to look up before they are taken.
+#[derive(Clone, Copy)]
+pub(crate) enum Suspects<'r> {
+    /// Those of log lines that are remembered.
+    Remembered(&'r RecentIds),
+    /// All of them.
+    All,
 }
 
 /// Takes the ids of a batch whose `take_ids` was called.
 pub(crate) async fn take(
     tx: &mut PgConnection,
     fold: &BatchFold,
-    is_careful: bool,
+    suspects: Suspects<'_>,
 ) -> Result<Taken, StoreError> {
     let ids = fold.ids();
     let first_owned = ids.partition_point(|id| !id.identity.is_of_producer());
     let (of_lines, of_producers) = ids.split_at_checked(first_owned).unwrap_or((ids, &[]));
-    let mut taken = Taken {
-        seen: take_of_lines(tx, of_lines, is_careful).await?,
-        conflicts: fold.conflicts(),
-    };
+    let mut taken = take_of_lines(tx, of_lines, suspects).await?;
+    taken.conflicts = fold.conflicts();
+    let is_careful = matches!(suspects, Suspects::All);
     producers::take(tx, fold, of_producers, is_careful, &mut taken).await?;
     Ok(taken)
 }
 
+/// Looks the suspects up and copies the rest; where that meets one that was taken before, looks all
+/// of them up and copies again; where another process took one meanwhile, inserts row by row.
 async fn take_of_lines(
     tx: &mut PgConnection,
     ids: &[SeenId],
-    is_careful: bool,
+    suspects: Suspects<'_>,
+) -> Result<Taken, StoreError> {
+    let mut taken = Taken::default();
+    let suspected: Vec<Uuid> = match suspects {
+        Suspects::Remembered(recent) => {
+            let remembered = ids.iter().filter(|id| recent.may_hold(id.identity));
+            remembered.map(|id| uuid_of_identity(id.identity)).collect()
+        }
+        Suspects::All => uuids_of(ids),
+    };
+    taken.seen = look_up(tx, &suspected).await?;
+    if copy_new(tx, ids, &taken.seen).await? {
+        return Ok(taken);
+    }
+    taken.was_surprised = true;
+    taken.seen = look_up(tx, &uuids_of(ids)).await?;
+    if !copy_new(tx, ids, &taken.seen).await? {
+        taken
+            .seen
+            .extend(insert_ids(tx, &new_of(ids, &taken.seen)).await?);
+    }
+    Ok(taken)
+}
+
+/// Copies the ids that were not seen before; false where some of them is there already.
+async fn copy_new(
+    tx: &mut PgConnection,
+    ids: &[SeenId],
+    seen: &HashMap<Identity, PartRef>,
+) -> Result<bool, StoreError> {
+    if ids.len() == seen.len() {
+        return Ok(true);
+    }
+    // Savepoints take no parameters; the driver's own would hide that the transaction goes on after
+    // a clash.
+    sqlx::raw_sql("savepoint ids").execute(&mut *tx).await?;
+    let copied = if seen.is_empty() {
+        copy_ids(tx, ids).await
+    } else {
+        copy_ids(tx, &new_of(ids, seen)).await
+    };
+    let (is_copied, end) = match copied {
+        Ok(()) => (true, "release savepoint ids"),
+        Err(CopyError::Exists) => (false, "rollback to savepoint ids; release savepoint ids"),
+        Err(CopyError::Store(error)) => return Err(error),
+    };
+    sqlx::raw_sql(end).execute(&mut *tx).await?;
+    Ok(is_copied)
+}
+
+fn new_of(ids: &[SeenId], seen: &HashMap<Identity, PartRef>) -> Vec<SeenId> {
+    let is_new = |id: &&SeenId| !seen.contains_key(&id.identity);
+    ids.iter().filter(is_new).copied().collect()
+}
+
+fn uuids_of(ids: &[SeenId]) -> Vec<Uuid> {
+    ids.iter().map(|id| uuid_of_identity(id.identity)).collect()
+}
+
+/// Returns which of the ids were taken, and by which part.
+async fn look_up(
+    tx: &mut PgConnection,
+    uuids: &[Uuid],
 ) -> Result<HashMap<Identity, PartRef>, StoreError> {
-    if ids.is_empty() {
+    if uuids.is_empty() {
         return Ok(HashMap::new());
     }
-    if is_careful {
-        return insert_ids(tx, ids).await;
-    }
-    // Savepoints take no parameters; the driver's own would hide that the fallback goes on in the
-    // same transaction.
-    sqlx::raw_sql("savepoint ids").execute(&mut *tx).await?;
-    match copy_ids(tx, ids).await {
-        Ok(()) => {
-            sqlx::raw_sql("release savepoint ids")
-                .execute(&mut *tx)
-                .await?;
-            Ok(HashMap::new())
-        }
-        Err(CopyError::Exists) => {
-            sqlx::raw_sql("rollback to savepoint ids; release savepoint ids")
-                .execute(&mut *tx)
-                .await?;
-            insert_ids(tx, ids).await
-        }
-        Err(CopyError::Store(error)) => Err(error),
-    }
+    let rows = sqlx::query!(
+        "/* first_of_ids */ select identity, chain, part from event_seen where identity = any($1)",
+        uuids
+    )
+    .fetch_all(&mut *tx)
+    .await?;
+    let first = rows.into_iter().map(|row| {
+        let part = PartRef {
+            chain: ChainId(row.chain),
+            number: PartNumber(row.part),
+        };
+        (Identity::from_bits(row.identity.as_u128()), part)
+    });
+    Ok(first.collect())
 }
 
 async fn copy_ids(tx: &mut PgConnection, ids: &[SeenId]) -> Result<(), CopyError> {
@@ -99,7 +167,7 @@ async fn insert_ids(
     tx: &mut PgConnection,
     ids: &[SeenId],
 ) -> Result<HashMap<Identity, PartRef>, StoreError> {
-    let uuids: Vec<Uuid> = ids.iter().map(|id| uuid_of_identity(id.identity)).collect();
+    let uuids = uuids_of(ids);
     let chains: Vec<i32> = ids.iter().map(|id| id.part.chain.0).collect();
     let parts: Vec<i64> = ids.iter().map(|id| id.part.number.0).collect();
     let taken = sqlx::query_scalar!(
@@ -121,32 +189,12 @@ async fn insert_ids(
         .into_iter()
         .filter(|uuid| !taken.contains(uuid))
         .collect();
-    if seen.is_empty() {
-        return Ok(HashMap::new());
-    }
-    let rows = sqlx::query!(
-        "/* first_of_ids */ select identity, chain, part from event_seen where identity = any($1)",
-        &seen
-    )
-    .fetch_all(&mut *tx)
-    .await?;
-    if rows.len() != seen.len() {
+    let first = look_up(tx, &seen).await?;
+    if first.len() != seen.len() {
         // The day was dropped in between; by now its ids are below the floor.
         return Err(StoreError::Busy(None));
     }
-    Ok(rows
-        .into_iter()
-        .map(|row| {
-            let identity = Identity::from_bits(row.identity.as_u128());
-            (
-                identity,
-                PartRef {
-                    chain: ChainId(row.chain),
-                    number: PartNumber(row.part),
-                },
-            )
-        })
-        .collect())
+    Ok(first)
 }
 
 fn uuid_of_identity(identity: Identity) -> Uuid {
