@@ -96,7 +96,8 @@ pub struct IngestConfig {
     pub batch_bytes_max: u32,
     /// How long a record waits at rest for others to share its transaction, in milliseconds.
     pub batch_age_ms: u32,
-    /// How often the roll-up catches up with the journal, in milliseconds.
+    /// How long postings wait at most until they are rolled up, in milliseconds; half a million that
+    /// wait are rolled up at once. Reports count them from their commit on.
     pub rollup_interval_ms: u32,
     /// How long SIGTERM waits for the batch in hand, in milliseconds.
     pub shutdown_deadline_ms: u32,
@@ -114,7 +115,7 @@ impl Default for IngestConfig {
             batch_records_max: 50_000,
             batch_bytes_max: 48 * 1024 * 1024,
             batch_age_ms: 20,
-            rollup_interval_ms: 2_000,
+            rollup_interval_ms: 60_000,
             shutdown_deadline_ms: 20_000,
             apply_at_start: true,
         }
@@ -128,7 +129,7 @@ impl IngestConfig {
         Duration::from_millis(self.batch_age_ms.into())
     }
 
-    /// How often the roll-up runs.
+    /// How long postings wait at most until they are rolled up.
     #[must_use]
     pub fn rollup_interval(&self) -> Duration {
         Duration::from_millis(self.rollup_interval_ms.max(50).into())

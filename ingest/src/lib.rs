@@ -24,6 +24,7 @@ mod observe;
 mod opening;
 mod pipeline;
 mod poll;
+mod roll_up;
 mod rules;
 mod run;
 pub mod source_config;

@@ -16,8 +16,7 @@ use domain::ids::Offset;
 use domain::price::PriceBook;
 use parking_lot::Mutex;
 use service::health::Readiness;
-use service::{Exit, Failure, Shutdown, Tasks};
-use store::rollup::{RollUpError, RolledUp, roll_up};
+use service::{Shutdown, Tasks};
 use store::source::NewSource;
 use store::{Database, Role, Writer};
 use tokio::runtime::Handle;
@@ -34,6 +33,7 @@ use crate::observe;
 use crate::opening::{Opener, SourceInForce};
 use crate::pipeline::{Committer, Pipeline, PipelineError};
 use crate::poll::{PollLinks, Poller};
+use crate::roll_up;
 use crate::rules::Rules;
 use crate::source_config::{to_canonical, validate_all};
 use crate::watch::Watch;
@@ -215,7 +215,7 @@ impl<'s> Run<'s> {
             return Ok(None);
         }
         if self.mode == Mode::UntilCaughtUp {
-            self.roll_up_all().await?;
+            roll_up::finish(self.database, self.settings.ingest.rollup_interval()).await?;
         }
         Ok(Some(self.summary()))
     }
@@ -324,49 +324,15 @@ impl<'s> Run<'s> {
     }
 
     fn spawn_roll_up(&self, tasks: &Tasks) {
-        let database = self.database.clone();
-        let interval = self.settings.ingest.rollup_interval();
-        let shutdown = tasks.shutdown().clone();
+        let rolling = roll_up::keep(
+            self.database.clone(),
+            self.settings.ingest.rollup_interval(),
+            tasks.shutdown().clone(),
+        );
         tasks.spawn("roll-up", async move {
-            loop {
-                if shutdown.unless_requested(sleep(interval)).await.is_none() {
-                    return Ok(());
-                }
-                loop {
-                    match roll_up(&database).await {
-                        Ok(RolledUp::Moved { parts, is_behind }) => {
-                            observe::rolled_up(parts);
-                            if !is_behind || shutdown.is_requested() {
-                                break;
-                            }
-                        }
-                        Ok(RolledUp::Busy) => break,
-                        Err(error) => {
-                            observe::rollup_failed(&error);
-                            break;
-                        }
-                    }
-                }
-            }
+            rolling.await;
+            Ok(())
         });
-    }
-
-    async fn roll_up_all(&self) -> Result<(), IngestError> {
-        loop {
-            match roll_up(self.database).await {
-                Ok(RolledUp::Moved {
-                    is_behind: true, ..
-                }) => {}
-                Ok(RolledUp::Moved { .. } | RolledUp::Busy) => return Ok(()),
-                Err(RollUpError::Store(error)) => return Err(error.into()),
-                Err(error @ RollUpError::AmountDiffers(_)) => {
-                    return Err(IngestError::Task(Failure::new(
-                        Exit::Data,
-                        error.to_string(),
-                    )));
-                }
-            }
-        }
     }
 
     /// Waits for missing topics, then tells whether Postgres answers; ends only with an error.

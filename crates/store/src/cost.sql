@@ -1,12 +1,38 @@
 -- cost
 -- $1: all bounds are midnights of UTC; $2, $3: the range, half-open; $4: the bounds, ascending;
 -- $5: all tenants; $6: the tenant; $7 to $14: which dimensions; $15: the most groups
-with recorded as (
+with stretch as (
+    -- Between the named days, whose rows by day are whole.
+    select greatest(starts, $2) as starts, least(ends, $3) as ends
+    from (
+        select day + interval '24 hours' as starts,
+            lead(day, 1, 'infinity') over (order by day) as ends
+        from (
+            select '-infinity'::timestamptz as day
+            union all
+            select day from rolled_day where day >= $2 and day < $3
+        ) named
+    ) unnamed
+    where $1 and starts < ends
+), recorded as (
     select series, rate_set, day as at, requests, input_uncached_tokens, input_cache_read_tokens,
         input_cache_write_tokens, input_cache_write_1h_tokens, input_audio_tokens,
         output_text_tokens, output_reasoning_tokens, output_audio_tokens, images, failed_requests,
         unmeasured_requests, priced_requests, unpriced_requests, amount
-    from rollup_day where $1 and day >= $2 and day < $3
+    from rollup_day
+    where $1 and day >= $2 and day < $3 and day in (select day from rolled_day)
+    union all
+    select q.*
+    from stretch t
+    cross join lateral (
+        select series, rate_set, quarter, requests, input_uncached_tokens, input_cache_read_tokens,
+            input_cache_write_tokens, input_cache_write_1h_tokens, input_audio_tokens,
+            output_text_tokens, output_reasoning_tokens, output_audio_tokens, images,
+            failed_requests, unmeasured_requests, priced_requests, unpriced_requests, amount
+        from rollup_quarter
+        where quarter >= t.starts and quarter < t.ends
+        offset 0
+    ) q
     union all
     select series, rate_set, quarter, requests, input_uncached_tokens, input_cache_read_tokens,
         input_cache_write_tokens, input_cache_write_1h_tokens, input_audio_tokens,

@@ -59,7 +59,8 @@ begin
         grant insert on
             price_book, source_config, applied_at_start, source, chain, source_position, ingest_gap,
             batch, part, series, rate_set, posting, rejected_event, duplicate, event_seen,
-            event_seen_by_id, rollup_mark, rollup_quarter, rollup_day, adjustment, adjustment_bound,
+            event_seen_by_id, rollup_mark, rollup_quarter, rollup_day, rolled_day, adjustment,
+            adjustment_bound,
             rejection_resolved
             to tollbook_ingest;
         grant update on
@@ -74,7 +75,7 @@ begin
     if exists (select from pg_roles where rolname = 'tollbook_enforcer') then
         grant select on
             _sqlx_migrations, in_force, price_book, source, chain, source_position, part, series,
-            rate_set, posting, rollup_mark, rollup_quarter, rollup_day
+            rate_set, posting, rollup_mark, rollup_quarter, rollup_day, rolled_day
             to tollbook_enforcer;
     end if;
 

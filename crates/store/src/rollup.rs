@@ -1,9 +1,15 @@
-//! The roll-up: moves postings, part by part, into sums by quarter-hour and by day.
+//! The roll-up: moves postings, part by part, into sums by quarter-hour, and those of past days into
+//! sums by day.
 //!
 //! Invariant: what is rolled up equals the postings of each chain up to its mark, since sums and
-//! marks change in one transaction; and no amount is rolled up that differs from Σ quantity × rate.
-//! Deliberately absent: when to roll up (a task of ingest decides) and reading (see `cost`).
+//! marks change in one transaction; the rows by day of each day that `rolled_day` names, and of no
+//! other, are the sums of its quarter-hours; and no sum is rolled up whose amount differs from
+//! Σ quantity × rate. Deliberately absent: when to roll up (a task of ingest decides) and reading
+//! (see `cost`).
 
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
 use domain::ids::{ChainId, PartNumber, PartRef};
 use sqlx::PgConnection;
 
@@ -12,13 +18,13 @@ use crate::cost::set_tenant;
 use crate::error::StoreError;
 use crate::fault;
 
-/// The most parts that one run moves, all chains together: at ten parts a second, two minutes of a
-/// process, so that a backlog is worked off in steps that hold no lock for long.
-const PARTS_MAX: i64 = 1_200;
+/// The most parts that one run moves, all chains together: at ten parts a second, half an hour of a
+/// process.
+const PARTS_MAX: i64 = 20_000;
 
-/// The most postings that one run moves, all chains together, but for one part of each chain: at
-/// the 100,000 rows a second that an upsert takes, a few seconds.
-const POSTINGS_MAX: i64 = 300_000;
+/// The most postings that one run moves, all chains together, but for one part of each chain: a few
+/// seconds, so that a backlog is worked off in steps that hold no lock for long.
+const POSTINGS_MAX: i64 = 500_000;
 
 /// What one run did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,9 +35,18 @@ pub enum RolledUp {
     Moved {
         /// How many parts were rolled up; 0 where there was nothing to do.
         parts: u64,
-        /// More parts wait; run again at once.
+        /// More parts or past days wait; run again at once.
         is_behind: bool,
     },
+}
+
+/// What the roll-up has not taken up yet, and reports sum posting by posting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Waiting {
+    /// How many postings wait, all chains together; of a long backlog its beginning.
+    pub postings: u64,
+    /// Since when the oldest of them waits, by Postgres's clock; `None` where nothing waits.
+    pub oldest: Option<Duration>,
 }
 
 /// A posting whose amount is not what its quantities cost by its rate set.
@@ -94,12 +109,44 @@ struct Plan {
     is_behind: bool,
 }
 
-/// Rolls up the next parts of every chain in one transaction, unless another process does.
+/// Tells what waits to be rolled up.
 ///
 /// # Errors
 ///
-/// [`RollUpError::AmountDiffers`] names the first posting whose amount is not Σ quantity × rate: stop
-/// and verify. [`RollUpError::Store`]: retry as its kind says.
+/// A [`StoreError`]; retry as its kind says.
+pub async fn waiting(db: &Database) -> Result<Waiting, StoreError> {
+    let found = sqlx::query!(
+        r#"-- waiting
+        select coalesce(sum(p.postings), 0)::bigint as "postings!",
+            (extract(epoch from clock_timestamp() - min(b.committed_at)) * 1000)::bigint
+                as oldest_ms
+        from source_position s
+        left join rollup_mark m on m.chain = s.chain
+        cross join lateral (
+            select number, postings, batch from part
+            where chain = s.chain and number > coalesce(m.part, 0) and number <= s.part
+            order by number
+            limit $1
+        ) p
+        left join batch b on p.number = coalesce(m.part, 0) + 1 and b.id = p.batch"#,
+        PARTS_MAX
+    )
+    .fetch_one(db.pool())
+    .await?;
+    let oldest = found.oldest_ms.map(|ms| u64::try_from(ms).unwrap_or(0));
+    Ok(Waiting {
+        postings: u64::try_from(found.postings).unwrap_or(0),
+        oldest: oldest.map(Duration::from_millis),
+    })
+}
+
+/// Rolls up the next parts of every chain in one transaction, unless another process does; where no
+/// more parts wait, makes the rows of one past day in another.
+///
+/// # Errors
+///
+/// [`RollUpError::AmountDiffers`] names a posting whose amount is not Σ quantity × rate: stop and
+/// verify. [`RollUpError::Store`]: retry as its kind says.
 pub async fn roll_up(db: &Database) -> Result<RolledUp, RollUpError> {
     let mut tx = db.pool().begin().await?;
     set_tenant(&mut tx, "*").await?;
@@ -108,23 +155,15 @@ pub async fn roll_up(db: &Database) -> Result<RolledUp, RollUpError> {
     }
     // Statements after the one that took the lock see the marks that the run before left.
     let plan = plan(&mut tx).await?;
-    if plan.chains.is_empty() {
-        return Ok(RolledUp::Moved {
-            parts: 0,
-            is_behind: false,
-        });
-    }
-    if let Some(found) = find_difference(&mut tx, &plan.chains, &plan.after, &plan.up_to).await? {
-        return Err(RollUpError::AmountDiffers(Box::new(found)));
-    }
-    move_parts(&mut tx, &plan).await?;
-    fault::point("rollup::before_commit");
-    tx.commit().await?;
     let parts = u64::try_from(plan.parts).unwrap_or(0);
-    Ok(RolledUp::Moved {
-        parts,
-        is_behind: plan.is_behind,
-    })
+    if parts > 0 {
+        move_parts(&mut tx, &plan).await?;
+        fault::point("rollup::before_commit");
+    }
+    tx.commit().await?;
+    // Days wait until the parts are moved, since what moves into a day that is made costs twice.
+    let is_behind = plan.is_behind || make_next_day(db).await?;
+    Ok(RolledUp::Moved { parts, is_behind })
 }
 
 async fn try_lock(tx: &mut PgConnection) -> Result<bool, sqlx::Error> {
@@ -234,16 +273,79 @@ pub(crate) async fn find_difference(
     }))
 }
 
-/// Adds the parts' postings to both roll-ups, in the order of their keys, and moves the marks.
-async fn move_parts(tx: &mut PgConnection, plan: &Plan) -> Result<(), StoreError> {
-    let moved = sqlx::query_file_scalar!("src/rollup.sql", &plan.chains, &plan.after, &plan.up_to)
-        .fetch_one(tx)
+/// Adds the parts' postings to the roll-ups, in the order of their keys, and moves the marks.
+async fn move_parts(tx: &mut PgConnection, plan: &Plan) -> Result<(), RollUpError> {
+    let done = sqlx::query_file!("src/rollup.sql", &plan.chains, &plan.after, &plan.up_to)
+        .fetch_one(&mut *tx)
         .await?;
-    if usize::try_from(moved).ok() == Some(plan.chains.len()) {
+    if done.differing > 0 {
+        let found = find_difference(tx, &plan.chains, &plan.after, &plan.up_to).await?;
+        return Err(found.map_or_else(
+            || {
+                StoreError::Corrupt(format!(
+                    "the amounts of {} sums are not what their quantities cost, though each \
+                     posting's is; run `tollbook verify`",
+                    done.differing
+                ))
+                .into()
+            },
+            |found| RollUpError::AmountDiffers(Box::new(found)),
+        ));
+    }
+    if usize::try_from(done.moved).ok() == Some(plan.chains.len()) {
         return Ok(());
     }
-    Err(StoreError::Corrupt(format!(
-        "the roll-up moved {moved} marks of {}; run `tollbook verify`",
+    Err(RollUpError::Store(StoreError::Corrupt(format!(
+        "the roll-up moved {} marks of {}; run `tollbook verify`",
+        done.moved,
         plan.chains.len()
-    )))
+    ))))
+}
+
+/// Makes the rows of the earliest day that is over and not named yet, and names it. Returns whether
+/// there was one.
+async fn make_next_day(db: &Database) -> Result<bool, StoreError> {
+    let mut tx = db.pool().begin().await?;
+    if !try_lock(&mut tx).await? {
+        return Ok(false);
+    }
+    let Some(day) = next_day(&mut tx).await? else {
+        return Ok(false);
+    };
+    // Ten million rows of a busy day take longer than a batch may.
+    sqlx::query!("set local statement_timeout = '600s'")
+        .execute(&mut *tx)
+        .await?;
+    sqlx::query_file!("src/rollup/day.sql", day)
+        .execute(&mut *tx)
+        .await?;
+    tx.commit().await?;
+    Ok(true)
+}
+
+/// Returns the earliest day without a name that usage has passed by an hour: told by usage, not by a
+/// clock, so that a back-fill of past days makes each once, too.
+async fn next_day(tx: &mut PgConnection) -> Result<Option<DateTime<Utc>>, sqlx::Error> {
+    sqlx::query_scalar!(
+        r#"-- next_day
+        with recursive used as (
+            select date_trunc('day', min(quarter), 'UTC') as day from rollup_quarter
+            union all
+            -- From day to day by the index, since Postgres would else read every row.
+            select (
+                select date_trunc('day', q.quarter, 'UTC') from rollup_quarter q
+                where q.quarter >= u.day + interval '24 hours'
+                order by q.quarter
+                limit 1
+            )
+            from used u
+            where u.day is not null
+        )
+        select min(u.day)
+        from used u
+        where u.day + interval '25 hours' <= (select max(quarter) from rollup_quarter)
+          and not exists (select from rolled_day r where r.day = u.day)"#
+    )
+    .fetch_one(tx)
+    .await
 }

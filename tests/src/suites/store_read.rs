@@ -2,6 +2,7 @@
 //! the rows that `verify` reads.
 
 mod amounts;
+mod days;
 mod ledger;
 mod readers;
 mod rejected;
@@ -22,6 +23,10 @@ use crate::test;
 use amounts::{
     a_cost_is_null_exactly_where_billable_usage_has_no_amount,
     a_tampered_amount_stops_the_roll_up_and_is_named, a_tampered_roll_up_is_named,
+    amounts_whose_errors_cancel_are_left_to_verify,
+};
+use days::{
+    reports_are_the_sums_of_postings_whichever_days_are_made, what_waits_is_told_with_its_age,
 };
 use ledger::Ledger;
 use readers::readers_see_each_posting_once_while_parts_arrive_and_are_rolled_up;
@@ -47,6 +52,9 @@ pub(super) const TESTS: &[Test] = &[
     test!(a_cost_is_null_exactly_where_billable_usage_has_no_amount),
     test!(a_tampered_amount_stops_the_roll_up_and_is_named),
     test!(a_tampered_roll_up_is_named),
+    test!(amounts_whose_errors_cancel_are_left_to_verify),
+    test!(reports_are_the_sums_of_postings_whichever_days_are_made),
+    test!(what_waits_is_told_with_its_age),
     test!(a_tenants_reader_sees_no_other_tenant),
     test!(postgres_shows_a_reader_the_tenant_that_it_names),
     test!(rejected_events_are_listed_once_each_while_more_arrive),

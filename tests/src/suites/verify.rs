@@ -1,6 +1,6 @@
 //! `verify` names what was tampered with, and says so of nothing else.
 
-use crate::harness::load::{Load, seed};
+use crate::harness::load::{Load, now_ms, seed};
 use crate::harness::product::{Config, drain};
 use crate::harness::runner::Test;
 use crate::harness::topic::{Record, Topic};
@@ -124,6 +124,9 @@ fn verify(config: &Config) -> (i32, String, String) {
 fn folded_in_several_parts(world: &World, topic: &Topic, config: &Config) {
     let mut load = Load::new(seed("tampered"));
     let ingest = config.ingest();
+    // Of a day that is over, so that it has rows of its own.
+    let past = now_ms() - 2 * 24 * 60 * 60 * 1000;
+    topic.send_texts(2, (0..20).map(|_| load.line_at(past)));
     for _part in 0..5 {
         topic.send_texts(2, load.mixed(200));
         world.await_caught_up(topic);
@@ -133,6 +136,9 @@ fn folded_in_several_parts(world: &World, topic: &Topic, config: &Config) {
         let behind = "select count(*) from source_position p left join rollup_mark m using (chain) \
                       where p.part > coalesce(m.part, 0)";
         world.database.value(behind) == "0"
+    });
+    wait::until_true("the past day has rows", FOLD, || {
+        world.database.number("select count(*) from rolled_day") > 0
     });
     wait::until_true("the heads are told to Kafka", FOLD, || {
         (0..2).all(|partition| {

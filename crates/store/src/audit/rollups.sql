@@ -41,6 +41,8 @@ with posted as materialized (
         case when sum(p.unpriced_requests) > 0 and sum(p.priced_requests) = 0 then null
             else coalesce(sum(p.amount), 0) end as amount
     from posted p
+    -- Other days have no rows by day.
+    where date_trunc('day', p.quarter, 'UTC') in (select day from rolled_day)
     group by day, p.series, p.rate_set
 ), differing as (
     select 'quarter' as grain, coalesce(p.quarter, r.quarter) as start,

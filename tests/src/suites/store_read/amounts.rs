@@ -1,7 +1,8 @@
 //! Which costs are null, and what becomes of amounts and sums that somebody changed.
 
+use domain::ids::{ChainId, PartNumber};
 use reports::cost::CostArgs;
-use store::audit::{RollupDifference, rollup_differences};
+use store::audit::{RollupDifference, amount_difference, rollup_differences};
 use store::cost::Dimension;
 use store::rollup::RollUpError;
 
@@ -123,6 +124,29 @@ pub(super) fn a_tampered_amount_stops_the_roll_up_and_is_named() {
     );
 }
 
+/// What the roll-up does not see, since no sum is wrong, and `verify` does.
+pub(super) fn amounts_whose_errors_cancel_are_left_to_verify() {
+    let ledger = Ledger::with_chains(1);
+    let at = "2027-03-01 10:00Z";
+    for part in 1..=2 {
+        ledger.add_part(1, part, &[Line::of("a", at, 1, 10)]);
+    }
+    ledger.tamper("update posting set amount = amount + case part when 1 then 1 else -1 end");
+    ledger.roll_up_all();
+    let found = RUNTIME.block_on(amount_difference(
+        &ledger.reports,
+        ChainId(1),
+        PartNumber(0),
+        PartNumber(2),
+    ));
+    let found = found.unwrap().expect("the first of the two");
+    assert_eq!(
+        (found.part.number, found.posted.as_str()),
+        (PartNumber(1), "1.000001500000000010"),
+        "it is named"
+    );
+}
+
 pub(super) fn a_tampered_roll_up_is_named() {
     let ledger = Ledger::with_chains(1);
     ledger.add_part(
@@ -131,6 +155,8 @@ pub(super) fn a_tampered_roll_up_is_named() {
         &[
             Line::of("a", "2027-02-01 10:00Z", 1, 10),
             Line::of("b", "2027-03-01 10:00Z", 1, 10),
+            // Until usage has passed them, days have no rows of their own.
+            Line::of("c", "2027-03-02 10:00Z", 1, 10),
         ],
     );
     ledger.roll_up_all();
@@ -181,5 +207,15 @@ pub(super) fn a_tampered_roll_up_is_named() {
         (days("Day 2027"), days("Day 2031")),
         (30, 15),
         "rows gone, a row too many"
+    );
+    ledger.sql.run("delete from rollup_day");
+    ledger
+        .sql
+        .run("delete from rolled_day where day < '2027-02-10'");
+    let found = differences();
+    assert_eq!(
+        (found.len(), found[0].starts_with("Day 2027-03-01")),
+        (15, true),
+        "a day without a name has no rows: {found:?}"
     );
 }
