@@ -87,6 +87,9 @@ what it corrects. Run twice, the second run finds nothing to do. Requests whose 
 each of them costs now (several tiers, or a rate that begins within a quarter-hour) stay as they are
 and are counted as unclear.")]
     Reprice(RepriceArguments),
+    /// Checks policies.
+    #[command(subcommand)]
+    Policy(PolicyCommand),
     /// Shows the effective configuration, or checks it.
     #[command(after_help = "\
 Examples:
@@ -372,6 +375,32 @@ pub(crate) struct PricesListArguments {
     /// What the shipped book and the configured files say, instead of what is in force in the ledger.
     #[arg(long)]
     pub(crate) configured: bool,
+    #[command(flatten)]
+    pub(crate) output: OutputFlag,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PolicyCommand {
+    /// Checks policy files together; needs neither broker nor database.
+    #[command(after_help = "\
+Examples:
+  tollbook policy check policies/*.yaml
+  tollbook policy check                    those that the configuration names
+  tollbook policy check --output json free-tier.yaml
+
+Where all is well it lists the limits; else it lists everything that is wrong, by file, line and
+column, and exits with 3.")]
+    Check(PolicyCheckArguments),
+    /// Prints the JSON Schema of a policy, for editors.
+    #[command(after_help = "Examples:\n  tollbook policy schema > policy.schema.json")]
+    Schema,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PolicyCheckArguments {
+    /// The files; by default those of policies.files.
+    #[arg(value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
     #[command(flatten)]
     pub(crate) output: OutputFlag,
 }

@@ -9,6 +9,7 @@ mod doctor;
 mod gaps;
 mod ingest;
 mod migrate;
+mod policy;
 mod prices;
 mod rejected;
 mod report;
@@ -21,9 +22,9 @@ use service::telemetry::{Filters, Telemetry, TelemetryError};
 use service::{Exit, Failure};
 use store::{Database, Role};
 
-use crate::arguments::{Arguments, Command, ConfigCommand};
+use crate::arguments::{Arguments, Command, ConfigCommand, PolicyCommand};
 use crate::config::Settings;
-use crate::{demo, failure};
+use crate::{demo, failure, policies};
 
 /// What the log shows: while starting, only what our own rooms say, so that a failed start is one
 /// line; then also what librdkafka warns of.
@@ -58,6 +59,13 @@ pub(crate) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
         Command::Gaps(command) => gaps::run(&quiet()?, command).await,
         Command::Prices(command) => prices::run(&quiet()?, command).await,
         Command::Reprice(arguments) => reprice::run(&quiet()?, arguments).await,
+        Command::Policy(PolicyCommand::Schema) => policy::schema(),
+        Command::Policy(PolicyCommand::Check(arguments)) if !arguments.files.is_empty() => {
+            policy::check(&arguments.files, arguments.output.output)
+        }
+        Command::Policy(PolicyCommand::Check(arguments)) => {
+            policy::check(&policies::files(&quiet()?)?, arguments.output.output)
+        }
         Command::Doctor => doctor::run(&quiet()?).await,
         Command::Config {
             command: Some(ConfigCommand::Schema),

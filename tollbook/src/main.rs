@@ -12,6 +12,7 @@ mod failure;
 mod output;
 #[cfg(test)]
 mod pages;
+mod policies;
 mod prices;
 
 use std::io::{self, Write as _};

@@ -3,6 +3,8 @@
 //! Invariant: a setting or a command that changes without its page fails a test, which then has
 //! written the page as it should be. Deliberately absent: anything outside the markers.
 
+mod policies;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

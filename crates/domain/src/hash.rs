@@ -27,6 +27,11 @@ impl Hash128 {
     pub fn of(bytes: &[u8]) -> Self {
         first_half(&blake3::hash(bytes))
     }
+
+    /// Takes the first half of a hash that was made in pieces.
+    pub(crate) fn of_blake3(hash: &blake3::Hash) -> Self {
+        first_half(hash)
+    }
 }
 
 impl fmt::Debug for Hash128 {

@@ -1,0 +1,196 @@
+//! `tollbook policy`.
+//!
+//! Invariant: everything that is wrong with the files is told at once, and nothing is listed unless all
+//! of them together make a set that could be put in force.
+
+use std::path::PathBuf;
+
+use domain::limit::{Algorithm, Enforce, MeterSelector};
+use domain::money::Amount;
+use domain::policy::model::{Attachment, Limit, Policy};
+use domain::policy::{CompiledSet, PolicyError, compile, language, read};
+use domain::units::Units;
+use domain::window::{Period, WindowSpec};
+use serde_json::Value;
+use service::{Exit, Failure};
+
+use crate::output::{self, Format, Grid};
+
+/// Prints the JSON Schema.
+pub(super) fn schema() -> Result<Exit, Failure> {
+    output::print(&language::json_schema())?;
+    Ok(Exit::Ok)
+}
+
+/// Checks files together; lists their limits, or what is wrong.
+pub(super) fn check(files: &[PathBuf], format: Format) -> Result<Exit, Failure> {
+    match read_all(files)? {
+        Ok(set) => {
+            list(&set, format)?;
+            if format == Format::Table {
+                output::print(&format!(
+                    "well-formed: {} files, {} policies, {} limits",
+                    files.len(),
+                    set.policies().len(),
+                    set.limits().count()
+                ))?;
+            }
+            Ok(Exit::Ok)
+        }
+        Err(errors) => {
+            tell(&errors, format)?;
+            Err(Failure::new(
+                Exit::Configuration,
+                format!(
+                    "{} of the policies cannot be used as it is written; mend what is listed",
+                    plural(errors.len(), "thing")
+                ),
+            ))
+        }
+    }
+}
+
+fn plural(count: usize, noun: &str) -> String {
+    if count == 1 {
+        format!("one {noun}")
+    } else {
+        format!("{count} {noun}s")
+    }
+}
+
+fn read_all(files: &[PathBuf]) -> Result<Result<CompiledSet, Vec<PolicyError>>, Failure> {
+    let mut policies = Vec::new();
+    let mut errors = Vec::new();
+    for file in files {
+        let name = file.display().to_string();
+        let text = std::fs::read_to_string(file).map_err(|error| {
+            let problem = format!("the policy file {name} cannot be read ({error}); name another");
+            Failure::new(Exit::Configuration, problem)
+        })?;
+        match read(&name, &text) {
+            Ok(read) => policies.extend(read),
+            Err(found) => errors.extend(found),
+        }
+    }
+    // Names that files share are told even where one of the files is faulty otherwise.
+    Ok(match compile(policies) {
+        Ok(set) if errors.is_empty() => Ok(set),
+        Ok(_) => Err(errors),
+        Err(twins) => Err(errors.into_iter().chain(twins).collect()),
+    })
+}
+
+fn tell(errors: &[PolicyError], format: Format) -> Result<(), Failure> {
+    if format == Format::Table {
+        let lines: Vec<_> = errors.iter().map(ToString::to_string).collect();
+        return output::print(&lines.join("\n"));
+    }
+    let mut grid = Grid::new(&["file", "line", "column", "path", "problem"]);
+    for error in errors {
+        grid.row([
+            Value::from(error.file.as_str()),
+            Value::from(error.line),
+            Value::from(error.column),
+            Value::from(error.path.as_str()),
+            Value::from(error.problem.as_str()),
+        ]);
+    }
+    grid.print(format, "")
+}
+
+fn list(set: &CompiledSet, format: Format) -> Result<(), Failure> {
+    let mut grid = Grid::new(&[
+        "policy",
+        "attachment",
+        "limit",
+        "meter",
+        "at_most",
+        "per",
+        "window",
+        "from",
+        "enforce",
+        "identity",
+    ]);
+    for (id, policy, attachment, limit) in set.limits() {
+        grid.row(
+            row(policy, attachment, limit)
+                .into_iter()
+                .chain([Value::from(id.0.to_string())]),
+        );
+    }
+    grid.print(format, "no policies")
+}
+
+fn row(policy: &Policy, attachment: &Attachment, limit: &Limit) -> Vec<Value> {
+    let per: Vec<_> = limit.per.iter().map(|key| key.name()).collect();
+    let meter = limit.amount.as_ref().map_or_else(
+        || limit.spec.meter().name().to_owned(),
+        |cel| format!("cel: {}", cel.as_text()),
+    );
+    let enforce = match limit.spec.enforce() {
+        Enforce::Soft => "soft",
+        Enforce::Shadow => "shadow",
+    };
+    vec![
+        Value::from(policy.name.as_str()),
+        Value::from(attachment.name.as_str()),
+        Value::from(limit.name.as_str()),
+        Value::from(meter),
+        Value::from(units(limit.spec.limit(), limit.spec.meter())),
+        Value::from(per.join(", ")),
+        Value::from(algorithm(limit)),
+        Value::from(limit.from.name()),
+        Value::from(enforce),
+    ]
+}
+
+/// Writes units as a person wrote them: cost as an amount.
+fn units(units: Units, meter: MeterSelector) -> String {
+    match (meter, Amount::from_units(units.get())) {
+        (MeterSelector::Cost, Some(amount)) => amount.to_string(),
+        _ => units.get().to_string(),
+    }
+}
+
+fn algorithm(limit: &Limit) -> String {
+    let (name, refill) = match limit.spec.algorithm() {
+        Algorithm::Window(window) => return window_name(window),
+        Algorithm::TokenBucket(refill) => ("token bucket", refill),
+        Algorithm::LeakyBucket(refill) => ("leaky bucket", refill),
+    };
+    let amount = units(refill.amount, limit.spec.meter());
+    format!("{name}, {amount} each {}", span(refill.every.ms()))
+}
+
+fn window_name(window: &WindowSpec) -> String {
+    match window {
+        WindowSpec::Fixed(length) => format!("fixed {}", span(length.ms())),
+        WindowSpec::Sliding(length) => format!("sliding {}", span(length.ms())),
+        WindowSpec::Calendar(calendar) => {
+            let period = match calendar.period {
+                Period::Minute => "minute",
+                Period::Hour => "hour",
+                Period::Day => "day",
+                Period::Week(_) => "week",
+                Period::Month(_) => "month",
+                Period::Year(_) => "year",
+            };
+            format!("{period} in {}", calendar.zone)
+        }
+    }
+}
+
+/// Writes a span of time in its greatest whole unit.
+fn span(ms: i64) -> String {
+    let units = [
+        (86_400_000, "d"),
+        (3_600_000, "h"),
+        (60_000, "m"),
+        (1_000, "s"),
+    ];
+    let whole = units.into_iter().find(|(unit, _)| ms % unit == 0);
+    whole.map_or_else(
+        || format!("{ms}ms"),
+        |(unit, name)| format!("{}{name}", ms / unit),
+    )
+}
