@@ -4,10 +4,10 @@
 //! empty text is an absent one. Deliberately absent: what the request asks for (see
 //! [`crate::limit::Used`]).
 
+use core::net::IpAddr;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::hash::BuildHasher;
-use std::net::IpAddr;
 
 use crate::event::Dimensions;
 use crate::ids::UNATTRIBUTED;

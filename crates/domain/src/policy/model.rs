@@ -218,7 +218,7 @@ impl Match {
     pub fn fits(&self, request: &Request<'_>) -> bool {
         let fits =
             |pattern: &TextPattern, text: Option<&str>| text.is_some_and(|text| pattern.fits(text));
-        let within = |networks: &[Network], address: Option<std::net::IpAddr>| {
+        let within = |networks: &[Network], address: Option<core::net::IpAddr>| {
             networks.is_empty()
                 || address
                     .is_some_and(|address| networks.iter().any(|network| network.contains(address)))

@@ -3,7 +3,7 @@
 //! Invariant: whether a pattern fits depends on its own text and the value alone; equal meanings have
 //! equal identities: a single text is a list of one.
 
-use std::net::IpAddr;
+use core::net::IpAddr;
 
 use regex::Regex;
 
