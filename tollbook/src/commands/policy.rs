@@ -42,8 +42,8 @@ pub(super) fn check(files: &[PathBuf], format: Format) -> Result<Exit, Failure> 
             Err(Failure::new(
                 Exit::Configuration,
                 format!(
-                    "{} of the policies cannot be used as it is written; mend what is listed",
-                    plural(errors.len(), "thing")
+                    "the policies cannot be used: {}, listed on stdout; mend them",
+                    plural(errors.len(), "fault")
                 ),
             ))
         }
