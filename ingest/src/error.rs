@@ -9,6 +9,7 @@ use store::StoreError;
 use crate::config::BadSetting;
 use crate::kafka::LogError;
 use crate::pipeline::PipelineError;
+use crate::prices::PricesError;
 use crate::rules::UnusableRules;
 use crate::source_config::SourceConfigError;
 
@@ -50,6 +51,9 @@ pub enum IngestError {
     /// What is in force was written by a newer program.
     #[error(transparent)]
     Rules(#[from] UnusableRules),
+    /// Prices cannot be put in force.
+    #[error(transparent)]
+    Prices(PricesError),
     /// A partition waits for an operator.
     #[error(
         "{topic}/{partition} is stopped by a gap in its log: see `tollbook gaps list`, then `tollbook gaps accept`"
@@ -66,6 +70,15 @@ pub enum IngestError {
     /// A task failed.
     #[error("{0}")]
     Task(Failure),
+}
+
+impl From<PricesError> for IngestError {
+    fn from(error: PricesError) -> Self {
+        match error {
+            PricesError::Store(error) => Self::Store(error),
+            error => Self::Prices(error),
+        }
+    }
 }
 
 impl From<LogError> for IngestError {
@@ -104,7 +117,7 @@ impl IngestError {
             | Self::Source(_)
             | Self::NoSources
             | Self::Rules(_) => Exit::Configuration,
-            Self::Stopped { .. } => Exit::Data,
+            Self::Stopped { .. } | Self::Prices(_) => Exit::Data,
             Self::Thread(_) => Exit::Unexpected,
             Self::Task(failure) => failure.exit(),
         }

@@ -24,6 +24,7 @@ mod observe;
 mod opening;
 mod pipeline;
 mod poll;
+pub mod prices;
 mod roll_up;
 mod rules;
 mod run;

@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use domain::hash::Hash128;
 use domain::ids::Offset;
-use domain::price::PriceBook;
 use parking_lot::Mutex;
 use service::health::Readiness;
 use service::{Shutdown, Tasks};
@@ -33,6 +32,7 @@ use crate::observe;
 use crate::opening::{Opener, SourceInForce};
 use crate::pipeline::{Committer, Pipeline, PipelineError};
 use crate::poll::{PollLinks, Poller};
+use crate::prices::{self, ConfiguredPrices};
 use crate::roll_up;
 use crate::rules::Rules;
 use crate::source_config::{to_canonical, validate_all};
@@ -54,10 +54,8 @@ pub struct IngestSettings {
     pub ingest: IngestConfig,
     /// Where the ledger is.
     pub database_url: String,
-    /// The shipped price book with the files of the configuration.
-    pub prices: Arc<PriceBook>,
-    /// What that book was made of, for the record.
-    pub price_origin: String,
+    /// The shipped price book and the files of the configuration.
+    pub prices: ConfiguredPrices,
     /// Whether sources and prices of the configuration are put in force, where they never were.
     pub apply_at_start: bool,
 }
@@ -112,9 +110,7 @@ async fn apply(settings: &IngestSettings, database: &Database) -> Result<(), Ing
     if settings.ingest.sources.is_empty() {
         return Err(IngestError::NoSources);
     }
-    let prices = settings.prices.to_canonical();
-    let hash = Hash128::of(prices.as_bytes());
-    store::in_force::apply_prices_at_start(database, &prices, hash, &settings.price_origin).await?;
+    prices::apply_at_start(database, &settings.prices).await?;
     let sources = to_canonical(&settings.ingest.sources);
     let hash = Hash128::of(sources.as_bytes());
     store::in_force::apply_sources_at_start(database, &sources, hash).await?;

@@ -10,6 +10,7 @@ mod log;
 mod messages;
 mod mutated;
 mod oracle;
+mod prices;
 mod proxy;
 mod reader;
 mod reprice;
@@ -35,6 +36,7 @@ pub(crate) fn all() -> Vec<Test> {
         formats::TESTS,
         command_errors::TESTS,
         oracle::TESTS,
+        prices::TESTS,
         proxy::TESTS,
         reprice::TESTS,
         servers::TESTS,

@@ -72,7 +72,7 @@ Examples:
     /// Shows where a log lost records or was replaced, and takes an operator's word for it.
     #[command(subcommand)]
     Gaps(GapsCommand),
-    /// Shows the prices in force.
+    /// Shows the prices in force, and imports lists of prices.
     #[command(subcommand)]
     Prices(PricesCommand),
     /// Prices usage anew by the book in force, and posts the differences.
@@ -325,6 +325,34 @@ Examples:
   tollbook prices list --provider openai --model gpt-4o
   tollbook prices list --output csv > prices.csv")]
     List(PricesListArguments),
+    /// Puts a list of prices in force: over the shipped book and over what was imported before, under
+    /// the files of the configuration.
+    #[command(after_help = "\
+Examples:
+  tollbook prices import model_prices_and_context_window.json --dry-run
+  tollbook prices import new-rates.yaml --from 2027-01-01
+
+The file is LiteLLM's price map, or rows in CSV, YAML, TOML or JSON; its layout is told by what stands
+in it. A number that is no decimal refuses the whole file. What no price book expresses (per second,
+batch tiers and so on) is counted by kind. An ingest that runs prices by the new list from its next
+batch on; usage that is folded already keeps its price.")]
+    Import(PricesImportArguments),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PricesImportArguments {
+    /// The list.
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// The instant from which it holds: 2027-01-31 (midnight in UTC) or 2027-01-31T12:00:00Z; by
+    /// default the beginning of time.
+    #[arg(long, value_name = "TIME")]
+    pub(crate) from: Option<String>,
+    /// Shows the difference to what is in force, and writes nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    #[command(flatten)]
+    pub(crate) output: OutputFlag,
 }
 
 #[derive(Debug, Args)]

@@ -58,8 +58,8 @@ impl Default for DatabaseConfig {
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct PricesConfig {
-    /// Price files, `.csv` or `.toml`, beside the shipped book; later ones win. Relative paths start
-    /// from the configuration file's folder.
+    /// Price files over the shipped book and over what was imported, later ones win: CSV, TOML, YAML or
+    /// LiteLLM's map, told by their content. Relative paths start from the configuration file's folder.
     pub(crate) files: Vec<String>,
 }
 

@@ -115,7 +115,8 @@ impl Grid {
             .collect()
     }
 
-    fn to_json(&self) -> Value {
+    /// Returns the rows as an array of objects.
+    pub(crate) fn to_json(&self) -> Value {
         let object = |row: &Vec<Value>| -> Map<String, Value> {
             let columns = self.columns.iter().map(|column| (*column).to_owned());
             columns.zip(row.iter().cloned()).collect()

@@ -28,7 +28,7 @@ mod import_tests;
 pub use book::{BookAlias, BookRate, PriceBook};
 pub use cache::PriceCache;
 pub use diff::{PriceChange, PriceDiff};
-pub use entry::PriceFileError;
+pub use entry::{PriceFileError, parse_instant};
 pub use file::{Findings, Layout, NotExpressed, PriceFile};
 pub use layer::{LayeredBook, PriceLayer};
 pub use rate_set::{Priced, RateSet, RateSetId};

@@ -2,7 +2,8 @@
 //!
 //! Invariant: a batch holds the one row shared until it commits, a change holds it alone, so nothing
 //! is folded between the old and the new. A set of files is applied at a start only once, ever.
-//! Deliberately absent: what the contents mean; they are canonical text here.
+//! Deliberately absent: what the contents mean; they are canonical text here. Prices are put in force
+//! in `prices`.
 
 use domain::event::IdentitySecret;
 use domain::hash::Hash128;
@@ -76,47 +77,6 @@ pub async fn identity_secret(db: &Database) -> Result<IdentitySecret, StoreError
     Ok(IdentitySecret::from_bytes(secret.ok_or_else(missing)?))
 }
 
-/// Puts a price book in force, unless this very one was applied at a start before.
-///
-/// `origin` names the shipped book and the files it was made of.
-///
-/// # Errors
-///
-/// [`StoreError::Busy`] where batches do not let go in time (retry); each of a statement.
-pub async fn apply_prices_at_start(
-    db: &Database,
-    canonical: &str,
-    hash: Hash128,
-    origin: &str,
-) -> Result<Applied, StoreError> {
-    if was_applied(db, "prices", hash).await? {
-        return Ok(Applied::AlreadyApplied);
-    }
-    let mut tx = db.pool().begin().await?;
-    hold_alone(&mut tx).await?;
-    if !is_first(&mut tx, "prices", hash).await? {
-        return Ok(Applied::AlreadyApplied);
-    }
-    let version = sqlx::query_scalar!(
-        "/* apply_prices */
-        insert into price_book (content, content_hash, origin) values ($1, $2, $3)
-        returning version",
-        canonical,
-        uuid_of(hash),
-        origin
-    )
-    .fetch_one(&mut *tx)
-    .await?;
-    sqlx::query!(
-        "/* apply_prices */ update in_force set prices = $1",
-        version
-    )
-    .execute(&mut *tx)
-    .await?;
-    tx.commit().await?;
-    Ok(Applied::Yes(Version(version)))
-}
-
 /// Puts a source configuration in force, unless this very one was applied at a start before.
 ///
 /// # Errors
@@ -155,7 +115,11 @@ pub async fn apply_sources_at_start(
 
 /// Says whether this very set was applied at a start before: looked up before any lock is asked for,
 /// since mostly it was, and a start must not wait for a batch that is stuck.
-async fn was_applied(db: &Database, kind: &str, hash: Hash128) -> Result<bool, StoreError> {
+pub(crate) async fn was_applied(
+    db: &Database,
+    kind: &str,
+    hash: Hash128,
+) -> Result<bool, StoreError> {
     let known = sqlx::query_scalar!(
         r#"/* was_applied */
         select exists (select from applied_at_start where kind = $1 and content_hash = $2) as "is!""#,
@@ -169,7 +133,7 @@ async fn was_applied(db: &Database, kind: &str, hash: Hash128) -> Result<bool, S
 
 /// Waits for all batches and keeps new ones waiting. The table's lock comes first: on the row alone,
 /// batches that overlap could share it for ever and never let the change in.
-async fn hold_alone(tx: &mut Transaction<'_, Postgres>) -> Result<(), StoreError> {
+pub(crate) async fn hold_alone(tx: &mut Transaction<'_, Postgres>) -> Result<(), StoreError> {
     // `lock table` cannot be prepared.
     sqlx::raw_sql("lock table in_force in exclusive mode")
         .execute(&mut **tx)
@@ -177,7 +141,7 @@ async fn hold_alone(tx: &mut Transaction<'_, Postgres>) -> Result<(), StoreError
     Ok(())
 }
 
-async fn is_first(
+pub(crate) async fn is_first(
     tx: &mut Transaction<'_, Postgres>,
     kind: &str,
     hash: Hash128,

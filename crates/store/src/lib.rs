@@ -18,6 +18,7 @@ pub mod gap;
 pub mod in_force;
 mod migrate;
 pub mod partitions;
+pub mod prices;
 pub mod rejected;
 mod roles;
 pub mod rollup;

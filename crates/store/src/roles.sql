@@ -57,7 +57,8 @@ begin
     if exists (select from pg_roles where rolname = 'tollbook_ingest') then
         grant select on all tables in schema public to tollbook_ingest;
         grant insert on
-            price_book, source_config, applied_at_start, source, chain, source_position, ingest_gap,
+            price_book, price_layer, price_book_layer, source_config, applied_at_start, source, chain,
+            source_position, ingest_gap,
             batch, part, series, rate_set, posting, rejected_event, duplicate, event_seen,
             event_seen_by_id, rollup_mark, rollup_quarter, rollup_day, rolled_day, adjustment,
             adjustment_bound,

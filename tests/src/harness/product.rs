@@ -114,7 +114,8 @@ impl Config {
             .collect();
         all.extend(["--config".to_owned(), path.display().to_string()]);
         let program = Program {
-            name: arguments.join("-"),
+            // Names a file of its output: without flags and paths.
+            name: arguments[..arguments.len().min(2)].join("-"),
             path: executable(),
             arguments: all,
             environment: self.environment.clone(),

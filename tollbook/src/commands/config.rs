@@ -13,11 +13,10 @@ pub(super) fn run(settings: &Settings, command: Option<ConfigCommand>) -> Result
         Some(ConfigCommand::Check) => {
             let prices = prices::read(settings)?;
             let sources = settings.config().ingest.sources.len();
-            let rates = prices.book.rates().count();
             output::print(&format!(
-                "well-formed: {}; {sources} sources, {rates} rates ({})",
+                "well-formed: {}; {sources} sources, {}",
                 settings.file(),
-                prices.origin
+                prices::describe(&prices)
             ))?;
         }
     }

@@ -84,10 +84,7 @@ fn examine_settings(settings: &Settings, examination: &mut Examination) {
     );
     let config = settings.config();
     match prices::read(settings) {
-        Ok(prices) => {
-            let rates = prices.book.rates().count();
-            examination.ok("prices", &format!("{rates} rates ({})", prices.origin));
-        }
+        Ok(prices) => examination.ok("prices", &prices::describe(&prices)),
         Err(failure) => examination.stopped("prices", &failure),
     }
     if config.ingest.sources.is_empty() {

@@ -3,7 +3,6 @@
 //! Invariant: a start that fails is one line; the log begins once database and broker have answered.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use ::ingest::{IngestError, IngestSettings, Mode, Summary};
@@ -65,8 +64,7 @@ fn read(settings: &Settings) -> Result<IngestSettings, Failure> {
         kafka: config.kafka.clone(),
         ingest: config.ingest.clone(),
         database_url: config.database.url.clone(),
-        prices: Arc::new(prices.book),
-        price_origin: prices.origin,
+        prices,
         apply_at_start: config.ingest.apply_at_start,
     })
 }

@@ -335,8 +335,13 @@ fn parse_tokens(text: &str) -> Result<u64, String> {
     tokens.ok_or_else(|| "is not a number of tokens; write 0 or, say, 200000".to_owned())
 }
 
-/// Reads an instant (RFC 3339), or a date: its first instant in UTC.
-fn parse_instant(text: &str) -> Result<UnixMs, String> {
+/// Reads the instant from which a price holds: RFC 3339, or a date, which means its first instant in
+/// UTC.
+///
+/// # Errors
+///
+/// What is wrong with the text and how to mend it, as the end of a sentence.
+pub fn parse_instant(text: &str) -> Result<UnixMs, String> {
     let instant = match parse_day(text) {
         Ok(day) => Some(day.and_time(chrono::NaiveTime::MIN).and_utc()),
         Err(_) => DateTime::parse_from_rfc3339(text)

@@ -367,16 +367,18 @@ fn model_rate(lists: &[PriceLayer], model: &str, meter: Meter, at: UnixMs) -> Op
             .filter(|rate| rate.model == model)
             .collect();
         let is_restated = rates.iter().any(|rate| rate.start.is_none());
-        let begins = list.from().is_none_or(|from| from <= at);
+        let begins = list.holds_from().is_none_or(|from| from <= at);
         if is_restated {
             if begins {
                 known.clear();
             } else {
-                known.retain(|(.., start), _| start.is_none_or(|start| Some(start) < list.from()));
+                known.retain(|(.., start), _| {
+                    start.is_none_or(|start| Some(start) < list.holds_from())
+                });
             }
         }
         for rate in rates {
-            let start = rate.start.max(list.from());
+            let start = rate.start.max(list.holds_from());
             known.insert((rate.meter, rate.above_input_tokens, start), rate.rate);
         }
     }
@@ -399,7 +401,7 @@ fn is_added_to(lists: &[PriceLayer], model: &str) -> bool {
         let rates = || list.content.rates().filter(|rate| rate.model == model);
         let is_restated = rates().any(|rate| rate.start.is_none());
         let is_added = is_restated_late && !is_restated && rates().next().is_some();
-        is_restated_late |= is_restated && list.from().is_some();
+        is_restated_late |= is_restated && list.holds_from().is_some();
         is_added
     })
 }
@@ -407,7 +409,7 @@ fn is_added_to(lists: &[PriceLayer], model: &str) -> bool {
 proptest! {
     #[test]
     fn a_stored_list_reads_back_as_the_same(list in lists()) {
-        let back = PriceLayer::from_canonical(&list.to_canonical(), list.from()).unwrap();
+        let back = PriceLayer::from_canonical(&list.to_canonical(), list.holds_from()).unwrap();
         prop_assert_eq!(back, list);
     }
 

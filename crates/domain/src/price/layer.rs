@@ -60,7 +60,7 @@ impl PriceLayer {
 
     /// Returns the instant from which the list holds.
     #[must_use]
-    pub const fn from(&self) -> Option<UnixMs> {
+    pub const fn holds_from(&self) -> Option<UnixMs> {
         self.from
     }
 

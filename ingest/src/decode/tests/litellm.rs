@@ -1,11 +1,11 @@
 //! Tests of LiteLLM's payloads: captured ones against LiteLLM's own costs, golden cases, any bytes.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, LazyLock};
+use std::sync::LazyLock;
 
 use domain::event::Outcome;
 use domain::meter::Meter;
-use domain::price::PriceBook;
+use domain::price::{PriceBook, PriceFile};
 use domain::reject::Reason;
 use proptest::prelude::{ProptestConfig, any, prop_assert_eq, proptest};
 use serde_json::Value as Json;
@@ -17,6 +17,7 @@ use crate::source_config::{Format, SourceConfig};
 const LOGGED: &str = include_str!("../../../../testdata/litellm/standard_logging.ndjson");
 const DECODED: &str = include_str!("../../../../testdata/litellm/decoded.ndjson");
 const CASES: &str = include_str!("../../../../testdata/litellm/cases.ndjson");
+const MAP: &str = include_str!("../../../../testdata/prices/litellm.json");
 
 static TEAMS: LazyLock<Decoder> = LazyLock::new(|| {
     decoder(&SourceConfig {
@@ -36,7 +37,7 @@ fn golden_cases_decode_as_written() {
     assert_cases(CASES);
 }
 
-/// Prices one payload by the shipped book: in 10⁻¹⁸ dollars; `None` where it has no rate.
+/// Prices one payload by a book: in 10⁻¹⁸ dollars; `None` where it has no rate.
 fn cost(payload: &str, book: &PriceBook) -> Option<i128> {
     let mut cost = None;
     TEAMS.decode(Some(payload.as_bytes()), &mut |_, _, decoded| {
@@ -71,11 +72,20 @@ fn units_of(number: &str) -> i128 {
 
 #[test]
 fn costs_equal_litellms_own_to_a_billionth_of_a_dollar() {
-    let book = Arc::new(PriceBook::shipped());
+    let shipped = PriceBook::shipped();
+    let map = PriceFile::read("litellm.json", MAP).unwrap();
+    let imported = shipped.with(&map).unwrap();
+    let alone = PriceBook::default().with(&map).unwrap();
+    for book in [shipped, imported, alone] {
+        assert_costs_equal(&book);
+    }
+}
+
+fn assert_costs_equal(book: &PriceBook) {
     let (mut compared, mut unpriced) = (0, 0);
     for payload in LOGGED.lines() {
         let logged: Json = serde_json::from_str(payload).unwrap();
-        let Some(ours) = cost(payload, &book) else {
+        let Some(ours) = cost(payload, book) else {
             assert_eq!(logged["model_group"], "in-house-llama", "{payload}");
             unpriced += 1;
             continue;

@@ -137,6 +137,21 @@ pub(super) const IN_FLAGS: &[(&[&str], i32, &str)] = &[
         "--zone | \"Berlin\" | nearest name is",
     ),
     (
+        &["prices", "import", "/nowhere/map.json"],
+        2,
+        "/nowhere/map.json | cannot be read | name a file that can",
+    ),
+    (
+        &["prices", "import", "/dev/null", "--from", "soon"],
+        2,
+        "--from | \"soon\" | 2027-01-31T12:00:00Z",
+    ),
+    (
+        &["prices", "import", "/dev/null"],
+        5,
+        "null line 1 | is empty | provider,model,meter",
+    ),
+    (
         &["rejected", "list", "--reason", "odd"],
         2,
         "--reason | \"odd\" | the reasons are",

@@ -14,6 +14,7 @@ use domain::part::{PartRows, RejectedEvent, part_hash};
 use domain::price::PriceBook;
 use domain::reject::{Reason, Rejection};
 use domain::time::UnixMs;
+use ingest::prices::{ConfiguredPrices, apply_at_start};
 use store::audit::{self, Pages, StoredPart, StoredRows};
 use store::claim::{ClaimRequest, claim};
 use store::in_force::{self, Applied};
@@ -34,10 +35,13 @@ async fn write_parts(url: &str) -> Vec<(PartRef, Hash256)> {
     };
     let source = source::register(&db, &[new]).await.unwrap().remove(0);
     let book = Arc::new(PriceBook::shipped());
-    let (prices, sources) = (book.to_canonical(), "{}");
-    in_force::apply_prices_at_start(&db, &prices, book.content_hash(), "shipped")
-        .await
-        .unwrap();
+    let sources = "{}";
+    let configured = ConfiguredPrices {
+        shipped: PriceBook::shipped(),
+        files: Vec::new(),
+        book: PriceBook::shipped(),
+    };
+    apply_at_start(&db, &configured).await.unwrap();
     let applied = in_force::apply_sources_at_start(&db, sources, Hash128::of(sources.as_bytes()));
     assert!(
         matches!(applied.await.unwrap(), Applied::Yes(_)),

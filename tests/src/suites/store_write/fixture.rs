@@ -14,6 +14,7 @@ use domain::ids::{AppId, ModelId, Offset, PartRef, Place, ProviderId, TenantId, 
 use domain::meter::{Meter, Quantities};
 use domain::price::PriceBook;
 use domain::time::UnixMs;
+use ingest::prices::{ConfiguredPrices, apply_at_start};
 use sqlx::types::Uuid;
 use store::claim::{Claim, ClaimRequest, claim};
 use store::source::{NewSource, SourceId, register};
@@ -167,11 +168,16 @@ impl World {
             topic: TOPIC.to_owned(),
         };
         let source = RUNTIME.block_on(register(&ingest, &[new])).unwrap()[0].id;
-        let canonical = book.to_canonical();
+        let configured = ConfiguredPrices {
+            shipped: book.clone(),
+            files: Vec::new(),
+            book: book.clone(),
+        };
+        RUNTIME
+            .block_on(apply_at_start(&ingest, &configured))
+            .unwrap();
         let applied = RUNTIME.block_on(async {
-            use store::in_force::{apply_prices_at_start, apply_sources_at_start, load};
-            let hash = book.content_hash();
-            apply_prices_at_start(&ingest, &canonical, hash, "test").await?;
+            use store::in_force::{apply_sources_at_start, load};
             apply_sources_at_start(&ingest, "[]", Hash128::of(b"[]")).await?;
             load(&ingest).await
         });

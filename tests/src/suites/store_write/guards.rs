@@ -20,8 +20,10 @@ pub(super) const TESTS: &[Test] = &[
     test!(another_schema_is_refused_with_the_cure, "D12"),
 ];
 
-const APPEND_ONLY: [&str; 10] = [
+const APPEND_ONLY: [&str; 12] = [
     "price_book",
+    "price_layer",
+    "price_book_layer",
     "source_config",
     "applied_at_start",
     "batch",
