@@ -1,17 +1,31 @@
 //! Re-pricing: the ledger becomes what folding everything under the new book would have made it.
 
+use std::os::unix::process::ExitStatusExt;
+use std::time::Duration;
+
 use serde_json::Value;
 
 use super::messages::with_prices;
 use crate::harness::load::{Load, seed};
-use crate::harness::product::Config;
+use crate::harness::product::{Config, drain};
 use crate::harness::runner::Test;
+use crate::harness::stream::Stream;
 use crate::harness::topic::Topic;
-use crate::harness::world::World;
+use crate::harness::world::{FOLD, World};
 use crate::oracle::{Oracle, compare};
 use crate::test;
 
-pub(super) const TESTS: &[Test] = &[test!(unpriced_usage_is_priced_once_after_a_rate_is_added)];
+pub(super) const TESTS: &[Test] = &[
+    test!(unpriced_usage_is_priced_once_after_a_rate_is_added),
+    test!(other_rates_and_former_adjustments_are_repriced),
+    test!(a_reprice_that_is_killed_posts_once),
+    test!(reprices_beside_ingest_and_changing_prices_end_exact),
+    test!(sums_that_do_not_tell_stay_and_are_counted),
+    test!(tampering_with_a_reprice_is_named),
+];
+
+/// How long a command may take to reach a fail point.
+const DIES: Duration = Duration::from_secs(60);
 
 const HEADER: &str = "provider,model,meter,above_input_tokens,usd_per_unit,source\n";
 
@@ -88,4 +102,205 @@ fn unpriced_usage_is_priced_once_after_a_rate_is_added() {
     config.catch_up();
     assert!(reprice(&config, &["--yes"]).is_empty(), "nothing is left");
     assert_reported(&world, &topic, &prices);
+}
+
+fn other_rates_and_former_adjustments_are_repriced() {
+    let world = World::new("reprice_again");
+    let topic = world.topic(2);
+    let mut load = Load::new(seed("reprice_again"));
+    let books = [
+        llama("0.5", "0.25"),
+        llama("0.00000025", "0.0000011") + "openai,gpt-4o-mini,input_uncached_tokens,0,0.1,test\n",
+        llama("0.5", "0.25") + "openai,gpt-4o-mini,input_uncached_tokens,0,0.00000015,test\n",
+    ];
+    topic.send_texts(2, load.mixed(400));
+    world.config(&topic).catch_up();
+    for book in &books {
+        let config = with_prices(world.config(&topic), book);
+        topic.send_texts(2, load.mixed(100));
+        config.catch_up();
+        let posted = reprice(&config, &["--yes"]);
+        assert!(!posted.is_empty(), "each book is another");
+        assert_reported(&world, &topic, book);
+        assert_verified(&config, PROVED);
+        assert!(reprice(&config, &["--yes"]).is_empty(), "nothing is left");
+    }
+}
+
+fn a_reprice_that_is_killed_posts_once() {
+    for point in [
+        "adjust::after_position",
+        "adjust::before_commit",
+        "adjust::after_commit",
+    ] {
+        let world = World::new(&point.replace("adjust::", "reprice_"));
+        let topic = world.topic(1);
+        topic.send_texts(1, Load::new(seed(point)).mixed(300));
+        world.config(&topic).catch_up();
+        let prices = llama("0.00000025", "0.0000011");
+        let config = with_prices(world.config(&topic), &prices);
+        config.catch_up();
+        let dying = config
+            .clone()
+            .dying_at(point, 0)
+            .start(&["reprice", "--yes"]);
+        let status = dying.wait(DIES);
+        assert_eq!(status.signal(), Some(9), "{point} kills\n{}", dying.log());
+        let _rest = reprice(&config, &["--yes"]);
+        assert_reported(&world, &topic, &prices);
+        assert_verified(&config, PROVED);
+    }
+}
+
+fn reprices_beside_ingest_and_changing_prices_end_exact() {
+    let world = World::new("reprice_beside");
+    let topic = world.topic(3);
+    let books = [
+        llama("0.5", "0.25"),
+        llama("0.7", "0.125"),
+        llama("0.00000025", "0.0000011"),
+    ];
+    let config = world.config(&topic).with_ingest(super::kill::ROLL_UP_OFTEN);
+    let first = config.ingest();
+    let stream = Stream::start(&topic, 3, Load::new(seed("reprice_beside")), 200);
+    let mut ingests = vec![first];
+    for book in &books {
+        world.await_events(world.events() + 150);
+        let config = with_prices(config.clone(), book);
+        // A second ingest puts the prices in force while the first one folds.
+        ingests.push(config.ingest());
+        world.await_events(world.events() + 50);
+        let reprices: Vec<_> = (0..2)
+            .map(|_| config.start(&["reprice", "--yes"]))
+            .collect();
+        for reprice in &reprices {
+            let status = reprice.wait(FOLD);
+            assert_eq!(
+                status.code(),
+                Some(0),
+                "{}\n{}",
+                reprice.stdout(),
+                reprice.stderr()
+            );
+        }
+    }
+    stream.stop();
+    world.await_caught_up(&topic);
+    for ingest in &ingests {
+        drain(ingest, FOLD);
+    }
+    let last = books.last().expect("three books");
+    let config = with_prices(config, last);
+    config.catch_up();
+    let _posted = reprice(&config, &["--yes"]);
+    assert_reported(&world, &topic, last);
+    assert_verified(&config, PROVED);
+}
+
+/// Lines of one application to the model without a rate, all in one quarter-hour of long ago.
+fn one_quarter(load: &mut Load, count: usize) -> Vec<String> {
+    let at = crate::harness::load::now_ms() / 900_000 * 900_000 - 1_800_000;
+    let parts = [
+        "in-house-llama",
+        "team-00",
+        "user-1",
+        "rule/1\"",
+        "\"response_code\":200",
+    ];
+    let of_model = |line: &String| parts.iter().all(|part| line.contains(part));
+    let mut lines = Vec::new();
+    while lines.len() < count {
+        let line = load.line_at(at);
+        if of_model(&line) {
+            lines.push(line);
+        }
+    }
+    lines
+}
+
+fn sums_that_do_not_tell_stay_and_are_counted() {
+    let world = World::new("reprice_unclear");
+    let topic = world.topic(1);
+    let mut load = Load::new(seed("reprice_unclear"));
+    topic.send_texts(1, one_quarter(&mut load, 12));
+    world.config(&topic).catch_up();
+    let tiered =
+        llama("0.5", "0.25") + "openai,in-house-llama,input_uncached_tokens,20,0.75,test\n";
+    let config = with_prices(world.config(&topic), &tiered);
+    config.catch_up();
+    let before = postings(&world);
+    let rows = reprice(&config, &["--yes"]);
+    assert_eq!(rows.len(), 1, "{rows:?}");
+    assert_eq!(rows[0]["unclear_requests"], 12, "{rows:?}");
+    assert_eq!(rows[0]["requests"], 0, "{rows:?}");
+    assert_eq!(postings(&world), before, "what is unclear stays");
+    let said = config.output(&["reprice"]);
+    assert!(said.contains("12 requests stay as they are"), "{said}");
+    let plain = with_prices(world.config(&topic), &llama("0.5", "0.25"));
+    plain.catch_up();
+    assert_eq!(
+        reprice(&plain, &["--yes"])[0]["requests"],
+        12,
+        "one tier is clear"
+    );
+    assert_reported(&world, &topic, &llama("0.5", "0.25"));
+    let (code, _, stderr) = plain.run(&["reprice", "--from", "2026-11-01T00:07:00Z"]);
+    assert_eq!(code, 2, "{stderr}");
+    assert!(
+        stderr.contains("not the start of a quarter-hour"),
+        "{stderr}"
+    );
+}
+
+/// What is done behind the product's back, and what `verify` must say.
+const TAMPERINGS: &[(&str, &str)] = &[
+    (
+        "update posting p set amount = amount + 1 from chain c \
+         where c.id = p.chain and c.kind = 'adjustment' and p.requests > 0",
+        "claims the hash",
+    ),
+    (
+        "delete from adjustment_bound where chain = 1",
+        "claims the hash",
+    ),
+    (
+        "update adjustment_bound set part = part - 1 where chain = 1 and part > 1",
+        "claims the hash",
+    ),
+    (
+        "delete from posting p using chain c \
+         where c.id = p.chain and c.kind = 'adjustment' and p.requests < 0",
+        "postings",
+    ),
+];
+
+fn tampering_with_a_reprice_is_named() {
+    let world = World::new("tampered_reprice");
+    let topic = world.topic(1);
+    let mut load = Load::new(seed("tampered_reprice"));
+    topic.send_texts(1, load.mixed(200));
+    world.config(&topic).catch_up();
+    topic.send_texts(1, load.mixed(100));
+    world.config(&topic).catch_up();
+    let config = with_prices(world.config(&topic), &llama("0.00000025", "0.0000011"));
+    config.catch_up();
+    let _posted = reprice(&config, &["--yes"]);
+    assert_verified(&config, PROVED);
+    let mut failures = Vec::new();
+    for (sql, says) in TAMPERINGS {
+        let database = world.postgres.copy_of(&world.database);
+        let mut session = database.session();
+        session.run("set session_replication_role = replica");
+        session.run(sql);
+        drop(session);
+        let tampered = Config {
+            database_url: database.url().to_owned(),
+            ..config.clone()
+        };
+        let (code, stdout, stderr) = tampered.run(&["verify"]);
+        if code != 5 || !stdout.contains(says) {
+            failures.push(format!("--- {sql}: exit code {code}\n{stdout}\n{stderr}"));
+        }
+    }
+    assert!(failures.is_empty(), "not named:\n{}", failures.join("\n"));
 }
