@@ -288,20 +288,22 @@ async fn check_schema(connection: &mut PgConnection) -> Result<(), StoreError> {
     let known: BTreeSet<i64> = MIGRATOR.iter().map(|known| known.version).collect();
     let newest = |versions: &BTreeSet<i64>| versions.last().copied().unwrap_or(0);
     let (found, newest_known) = (newest(&applied), newest(&known));
-    if applied.is_empty() {
+    if found == 0 {
         return Err(StoreError::NotMigrated);
     }
     // Each by itself: migrations may land in another order than that of their numbers.
+    if found <= newest_known
+        && let Some(missing) = known.difference(&applied).last()
+    {
+        return Err(StoreError::SchemaTooOld {
+            found,
+            needed: *missing,
+        });
+    }
     if let Some(unknown) = applied.difference(&known).last() {
         return Err(StoreError::SchemaTooNew {
             found: *unknown,
             known: newest_known,
-        });
-    }
-    if let Some(missing) = known.difference(&applied).last() {
-        return Err(StoreError::SchemaTooOld {
-            found,
-            needed: *missing,
         });
     }
     Ok(())
