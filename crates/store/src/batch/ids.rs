@@ -1,7 +1,9 @@
 //! The ids of a batch: of log lines, and of events whose producers own them.
 //!
-//! Invariant: ids arrive in their order, those of log lines first, so that two batches never wait for
-//! each other in a circle; each is counted by one part. Deliberately absent: when ids are dropped.
+//! Invariant: each id is counted by one part. Ids are sent in their order, those of log lines first, so
+//! that batches do not wait for each other in a circle; but where some lie in the default partition,
+//! `COPY` may write the partitions in another order. Postgres then ends one of the batches with 40P01,
+//! and it is folded again. Deliberately absent: when ids are dropped.
 
 mod producers;
 
