@@ -11,7 +11,7 @@ use crate::time::UnixMs;
 use super::book::PriceBook;
 use super::csv_file::{self, Strictness};
 use super::entry::{
-    Column, Entry, LineError, PriceFileError, RateKey, RateValue, RawRow, Rounded, Says,
+    Column, Entry, LineError, PriceFileError, RateKey, RateValue, RawRow, Rounded, Says, check_text,
 };
 use super::layer::PriceLayer;
 use super::tree::{Item, Node, read_json, read_yaml};
@@ -95,8 +95,17 @@ impl PriceFile {
     ///
     /// # Errors
     ///
-    /// [`PriceFileError`] names the first line at fault; its author mends it.
+    /// [`PriceFileError`] names the first line at fault; its author mends it. A name that holds a
+    /// control character or has white space around it is at fault itself: rename the file.
     pub fn read(name: &str, text: &str) -> Result<Self, PriceFileError> {
+        // The canonical form carries it, which would not be read back.
+        check_text(name).map_err(|problem| PriceFileError {
+            file: format!("{name:?}"),
+            line: 1,
+            problem: format!(
+                "the file's name, the source of rates that name none, {problem} by renaming the file"
+            ),
+        })?;
         let read = || {
             let text = text.strip_prefix('\u{feff}').unwrap_or(text);
             match syntax_of(text)? {

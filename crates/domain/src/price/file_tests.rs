@@ -23,6 +23,27 @@ fn listed(book: &PriceBook) -> Vec<String> {
 }
 
 #[test]
+fn a_name_that_would_not_be_read_back_is_refused() {
+    let row = "provider,model,meter,usd_per_unit\nhouse,llama,images,1\n";
+    for name in [
+        " prices.csv",
+        "prices.csv ",
+        "pri\nces.csv",
+        "pri\u{7}ces.csv",
+    ] {
+        let refused = PriceFile::read(name, row).unwrap_err().to_string();
+        assert!(refused.contains("renaming the file"), "{name:?}: {refused}");
+        assert!(!refused.contains(char::is_control), "{refused:?}");
+    }
+    for name in ["my prices.csv", "a \"b\", c.csv", "préis.csv", "#x"] {
+        let read = PriceFile::read(name, row).unwrap();
+        let text = read.layer().to_canonical();
+        let back = PriceLayer::from_canonical(&text, None);
+        assert_eq!(back.as_ref().ok(), Some(read.layer()), "{name:?}: {text}");
+    }
+}
+
+#[test]
 fn csv_and_toml_say_the_same() {
     let csv = "\u{feff}# our own models\r\n\
                \r\n\
