@@ -208,27 +208,25 @@ impl Decoder {
         if mode_of(headers) != Mode::Binary || !is_small {
             return self.decode(payload, emit);
         }
-        let data = String::from_utf8_lossy(payload.unwrap_or_default());
-        let decoded = match &data {
-            _ if data.trim_ascii().is_empty() => {
+        let data = payload.unwrap_or_default().trim_ascii();
+        let decoded = match std::str::from_utf8(data) {
+            Ok("") => {
                 let detail = "the event has no data";
                 Decoded::Rejected(Rejection::new(Reason::Empty, "", detail))
             }
-            std::borrow::Cow::Owned(_) => {
-                let detail = "is not UTF-8";
+            Ok(data) => tollbook.decode_binary(headers, data),
+            Err(error) => {
+                let detail = format!("is not UTF-8 at byte {}", error.valid_up_to());
                 Decoded::Rejected(Rejection::new(Reason::NotJson, "", detail))
             }
-            std::borrow::Cow::Borrowed(data) => tollbook.decode_binary(headers, data),
         };
         match decoded {
             // Told only of rejected ones, for which the whole event is kept.
             Decoded::Rejected(_) => {
-                let whole = as_structured(headers, &data);
+                let whole = as_structured(headers, data);
                 emit(0, whole.as_bytes(), decoded);
             }
-            Decoded::Event(_) | Decoded::Ignored(_) => {
-                emit(0, data.trim_ascii().as_bytes(), decoded);
-            }
+            Decoded::Event(_) | Decoded::Ignored(_) => emit(0, data, decoded),
         }
     }
 }

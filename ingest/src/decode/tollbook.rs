@@ -6,7 +6,6 @@
 //! or meter rejects the event and names the nearest. Deliberately absent: the published schema, see
 //! `event_schema`.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use chrono::DateTime;
@@ -258,22 +257,48 @@ fn digest_of(event: &UsageEvent<'_>) -> PayloadDigest {
 }
 
 /// Writes a record in binary mode as the one object that it is in structured mode, so that what is
-/// kept of a rejected one is all of it and can be read again.
-pub(super) fn as_structured(headers: &Headers, data: &str) -> String {
-    let quote = |text: &str| serde_json::Value::from(text).to_string();
+/// kept of a rejected one is all of it and can be read again. Bytes that are no text are kept as they
+/// are, in a form that no event may have: replacing them would make another event, which could pass.
+pub(super) fn as_structured(headers: &Headers, data: &[u8]) -> String {
     let members = headers.iter().filter_map(|(name, value)| {
-        let value = quote(&String::from_utf8_lossy(value));
-        let attribute = attributes::attribute_of(name)?;
-        Some(format!("{}:{value}", quote(attribute)))
+        let attribute = quote(attributes::attribute_of(name)?);
+        Some(match std::str::from_utf8(value) {
+            Ok(value) => format!("{attribute}:{}", quote(value)),
+            Err(_) => format!("{attribute}:{{\"base64\":\"{}\"}}", base64(value)),
+        })
     });
-    let data = data.trim_ascii();
-    let data = if super::scan::Scanner::read_value(data).is_ok() {
-        Cow::Borrowed(data)
-    } else {
-        Cow::Owned(quote(data))
-    };
-    let members: Vec<String> = members.chain([format!("\"data\":{data}")]).collect();
+    let members: Vec<String> = members.chain([data_member(data.trim_ascii())]).collect();
     format!("{{{}}}", members.join(","))
+}
+
+fn quote(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+/// Writes the data: as it is where it is JSON, else as a string, else as its bytes.
+fn data_member(data: &[u8]) -> String {
+    match std::str::from_utf8(data) {
+        Ok(json) if super::scan::Scanner::read_value(json).is_ok() => format!("\"data\":{json}"),
+        Ok(text) => format!("\"data\":{}", quote(text)),
+        Err(_) => format!("\"data_base64\":\"{}\"", base64(data)),
+    }
+}
+
+/// Writes bytes in the base64 of RFC 4648, which CloudEvents have for data that is no text.
+fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for group in bytes.chunks(3) {
+        let byte = |at: usize| u32::from(group.get(at).copied().unwrap_or(0));
+        let bits = (byte(0) << 16) | (byte(1) << 8) | byte(2);
+        for (place, shift) in [18, 12, 6, 0].into_iter().enumerate() {
+            let digit = usize::try_from((bits >> shift) & 0x3f).unwrap_or(0);
+            let digit = DIGITS.get(digit).copied().unwrap_or(b'=');
+            // A group of n bytes has n + 1 digits.
+            text.push(char::from(if place <= group.len() { digit } else { b'=' }));
+        }
+    }
+    text
 }
 
 impl LineFormat for Tollbook {

@@ -74,12 +74,65 @@ fn both_modes_are_the_same_event() {
         let (headers, data) = in_binary_mode(&event);
         let structured = outcomes(&OURS, Headers::NONE, Some(line));
         assert_eq!(outcomes(&OURS, &headers, Some(&data)), structured, "{line}");
-        let whole = as_structured(&headers, &data);
+        let whole = as_structured(&headers, data.as_bytes());
         assert_eq!(
             outcomes(&OURS, Headers::NONE, Some(&whole)),
             structured,
             "what is kept of a binary one: {whole}"
         );
+    }
+}
+
+/// Decodes a record in binary mode, which is rejected, and then what is kept of it.
+fn rejected_and_again(
+    decoder: &Decoder,
+    headers: &[(&str, &[u8])],
+    data: &[u8],
+) -> (Reason, Vec<Found>, String) {
+    let mut rejected = None;
+    let headers: Headers = headers.iter().copied().collect();
+    decoder.decode_record(
+        &headers,
+        Some(data),
+        &mut |_, kept, decoded| match decoded {
+            Decoded::Rejected(rejection) => rejected = Some((rejection.reason, kept.to_vec())),
+            other => panic!("{other:?}"),
+        },
+    );
+    let (reason, kept) = rejected.expect("an outcome");
+    let again = decode_all(decoder, Some(&kept));
+    (reason, again, String::from_utf8(kept).expect("a text"))
+}
+
+#[test]
+fn what_is_rejected_for_its_encoding_stays_rejected_in_the_form_that_is_kept() {
+    let auto = decoder(&SourceConfig::new("usage", Format::Auto));
+    let sound: [(&str, &[u8]); 6] = [
+        ("ce_specversion", b"1.0"),
+        ("ce_type", b"tollbook.usage.v1"),
+        ("ce_source", b"gateway"),
+        ("ce_id", b"request"),
+        ("ce_time", b"2026-11-21T00:00:00Z"),
+        ("content-type", b"application/json"),
+    ];
+    let data = br#"{"model":"m","app":"a"}"#;
+    for decoder in [&*OURS, &auto] {
+        // A Latin-1 letter, where a replacement character would make a valid id or name.
+        let latin = b" {\"model\":\"m\",\"app\":\"caf\xe9\"} ";
+        let (reason, again, kept) = rejected_and_again(decoder, &sound, latin);
+        assert_eq!(reason, Reason::NotJson);
+        assert_eq!(again, [Found::Rejected(Reason::UnknownField)], "{kept}");
+        let bytes = "eyJtb2RlbCI6Im0iLCJhcHAiOiJjYWbpIn0=";
+        assert!(kept.contains(bytes), "all of the data is kept: {kept}");
+
+        for (place, (name, value)) in sound.iter().enumerate() {
+            let broken = [value, b"\xe9".as_slice()].concat();
+            let mut headers = sound;
+            headers[place].1 = &broken;
+            let (reason, again, kept) = rejected_and_again(decoder, &headers, data);
+            assert_eq!(reason, Reason::WrongType, "{name}");
+            assert_eq!(again, [Found::Rejected(Reason::WrongType)], "{kept}");
+        }
     }
 }
 
