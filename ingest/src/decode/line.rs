@@ -21,6 +21,11 @@ pub(super) trait LineFormat {
     /// it is none of an envelope's.
     fn is_metered(&self, line: &Object<'_, '_>) -> bool;
 
+    /// Says whether an object is by its own fields no envelope, whatever it carries.
+    fn is_never_envelope(&self, _outer: &Object<'_, '_>) -> bool {
+        false
+    }
+
     /// Decodes one object; `text` is its own, trimmed.
     fn decode<'a>(&'a self, line: &Object<'a, '_>, text: &'a str) -> Decoded<'a>;
 }
@@ -35,6 +40,9 @@ pub(super) fn decode_element<F: LineFormat>(
         Ok(outer) => outer,
         Err(rejection) => return tell(text.as_bytes(), Decoded::Rejected(rejection)),
     };
+    if format.is_never_envelope(&outer) {
+        return tell(text.as_bytes(), format.decode(&outer, text));
+    }
     match envelope::line_inside(format.envelope_fields(), &outer) {
         Inside::Line(line) => {
             let line = line.trim_ascii();

@@ -137,6 +137,12 @@ impl<'a, 'f> Object<'a, 'f> {
         self.fields.name(field)
     }
 
+    /// Says whether a field is named by its own key, also with `null`.
+    pub(super) fn is_named(&self, field: FieldId) -> bool {
+        let field = self.fields.fields.get(field.0);
+        field.is_some_and(|field| matches!(self.values.get(field.exact), Some(Some(_))))
+    }
+
     /// Returns a field's value as it stands; `None` where there is none, or `null`.
     pub(super) fn value(&self, field: FieldId) -> Option<Value<'a>> {
         let field = self.fields.fields.get(field.0)?;

@@ -311,7 +311,12 @@ impl LineFormat for Tollbook {
     }
 
     fn is_metered(&self, line: &Object<'_, '_>) -> bool {
-        line.value(self.specversion).is_some()
+        line.is_named(self.specversion)
+    }
+
+    // An extension attribute may have the name of an envelope's field.
+    fn is_never_envelope(&self, outer: &Object<'_, '_>) -> bool {
+        outer.is_named(self.specversion)
     }
 
     fn decode<'a>(&'a self, _line: &Object<'a, '_>, text: &'a str) -> Decoded<'a> {

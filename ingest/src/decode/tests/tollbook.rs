@@ -83,6 +83,34 @@ fn both_modes_are_the_same_event() {
     }
 }
 
+#[test]
+fn an_event_is_no_envelope_of_what_its_extension_attributes_carry() {
+    let auto = decoder(&SourceConfig::new("usage", Format::Auto));
+    let mut other: Json = serde_json::from_str(EVENTS.lines().next().unwrap()).unwrap();
+    other["id"] = json!("another");
+    for name in ["message", "log"] {
+        for carried in [other.to_string(), "{\"cut".to_owned(), "[{}]".to_owned()] {
+            for line in EVENTS.lines() {
+                let mut event: Json = serde_json::from_str(line).unwrap();
+                event[name] = json!(carried);
+                let (headers, data) = in_binary_mode(&event);
+                let plain = outcomes(&OURS, Headers::NONE, Some(line));
+                for decoder in [&*OURS, &auto] {
+                    let text = event.to_string();
+                    assert_eq!(outcomes(decoder, Headers::NONE, Some(&text)), plain);
+                    assert_eq!(outcomes(decoder, &headers, Some(&data)), plain);
+                }
+                event["specversion"] = Json::Null;
+                let text = event.to_string();
+                for decoder in [&*OURS, &auto] {
+                    let found = outcomes(decoder, Headers::NONE, Some(&text)).to_string();
+                    assert!(found.contains("specversion"), "{found}: {text}");
+                }
+            }
+        }
+    }
+}
+
 /// Decodes a record in binary mode, which is rejected, and then what is kept of it.
 fn rejected_and_again(
     decoder: &Decoder,
