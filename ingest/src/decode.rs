@@ -10,7 +10,7 @@ use domain::event::{IdentitySecret, UsageEvent};
 use domain::price::PriceBook;
 use domain::reject::{Reason, Rejection};
 
-use crate::headers::Headers;
+use crate::headers::{HEADERS_MAX, Headers};
 use crate::source_config::{Format, SourceConfig, SourceConfigError};
 
 mod auto;
@@ -205,11 +205,18 @@ impl Decoder {
             }
         };
         let is_small = payload.is_none_or(|payload| payload.len() <= PAYLOAD_MAX);
-        if mode_of(headers) != Mode::Binary || !is_small {
+        // Further headers than are kept might say another mode, or what is not read.
+        let is_whole = headers.too_many().is_none();
+        if !is_small || (is_whole && mode_of(headers) != Mode::Binary) {
             return self.decode(payload, emit);
         }
         let data = payload.unwrap_or_default().trim_ascii();
-        let decoded = match std::str::from_utf8(data) {
+        let too_many = headers.too_many().map(|count| {
+            let detail =
+                format!("the record has {count} headers of an event, more than {HEADERS_MAX}");
+            Decoded::Rejected(Rejection::new(Reason::TooLarge, "", detail))
+        });
+        let decoded = too_many.unwrap_or_else(|| match std::str::from_utf8(data) {
             Ok("") => {
                 let detail = "the event has no data";
                 Decoded::Rejected(Rejection::new(Reason::Empty, "", detail))
@@ -219,7 +226,7 @@ impl Decoder {
                 let detail = format!("is not UTF-8 at byte {}", error.valid_up_to());
                 Decoded::Rejected(Rejection::new(Reason::NotJson, "", detail))
             }
-        };
+        });
         match decoded {
             // Told only of rejected ones, for which the whole event is kept.
             Decoded::Rejected(_) => {

@@ -259,6 +259,7 @@ fn digest_of(event: &UsageEvent<'_>) -> PayloadDigest {
 /// Writes a record in binary mode as the one object that it is in structured mode, so that what is
 /// kept of a rejected one is all of it and can be read again. Bytes that are no text are kept as they
 /// are, in a form that no event may have: replacing them would make another event, which could pass.
+/// So is the data of a record whose headers were too many, which lacks some of them.
 pub(super) fn as_structured(headers: &Headers, data: &[u8]) -> String {
     let members = headers.iter().filter_map(|(name, value)| {
         let attribute = quote(attributes::attribute_of(name)?);
@@ -267,7 +268,15 @@ pub(super) fn as_structured(headers: &Headers, data: &[u8]) -> String {
             Err(_) => format!("{attribute}:{{\"base64\":\"{}\"}}", base64(value)),
         })
     });
-    let members: Vec<String> = members.chain([data_member(data.trim_ascii())]).collect();
+    // Without a version the object could be taken for another format's.
+    let is_unsaid = headers.too_many().is_some() && headers.all("ce_specversion").next().is_none();
+    let version = is_unsaid.then(|| "\"specversion\":null".to_owned());
+    let data = data.trim_ascii();
+    let data = match headers.too_many() {
+        None => data_member(data),
+        Some(_) => base64_member(data),
+    };
+    let members: Vec<String> = members.chain(version).chain([data]).collect();
     format!("{{{}}}", members.join(","))
 }
 
@@ -280,8 +289,12 @@ fn data_member(data: &[u8]) -> String {
     match std::str::from_utf8(data) {
         Ok(json) if super::scan::Scanner::read_value(json).is_ok() => format!("\"data\":{json}"),
         Ok(text) => format!("\"data\":{}", quote(text)),
-        Err(_) => format!("\"data_base64\":\"{}\"", base64(data)),
+        Err(_) => base64_member(data),
     }
+}
+
+fn base64_member(data: &[u8]) -> String {
+    format!("\"data_base64\":\"{}\"", base64(data))
 }
 
 /// Writes bytes in the base64 of RFC 4648, which CloudEvents have for data that is no text.

@@ -165,6 +165,42 @@ fn what_is_rejected_for_its_encoding_stays_rejected_in_the_form_that_is_kept() {
 }
 
 #[test]
+fn an_event_of_more_headers_than_are_kept_is_rejected_and_stays_so() {
+    let auto = decoder(&SourceConfig::new("usage", Format::Auto));
+    let names: Vec<String> = (0..80)
+        .map(|count| format!("ce_extension{count}"))
+        .collect();
+    let of_event: [(&str, &[u8]); 5] = [
+        ("ce_specversion", b"1.0"),
+        ("ce_type", b"tollbook.usage.v1"),
+        ("ce_source", b"gateway"),
+        ("ce_id", b"request"),
+        ("ce_time", b"2026-11-21T00:00:00Z"),
+    ];
+    let extensions = |count: usize| {
+        let names = names.iter().take(count);
+        names.map(|name| (name.as_str(), b"1".as_slice()))
+    };
+    let data: &[u8] = br#"{"model":"m","app":"a"}"#;
+    let whole = EVENTS.lines().next().unwrap().as_bytes();
+    for decoder in [&*OURS, &auto] {
+        let most: Headers = of_event.into_iter().chain(extensions(59)).collect();
+        let told = outcomes(decoder, &most, Some(r#"{"model":"m","app":"a"}"#));
+        assert_eq!(told[0]["app"], "a", "64 headers are read: {told}");
+        let first: Vec<_> = of_event.into_iter().chain(extensions(60)).collect();
+        let last: Vec<_> = extensions(64).chain(of_event).collect();
+        for headers in [first, last] {
+            for data in [data, whole] {
+                let (reason, again, kept) = rejected_and_again(decoder, &headers, data);
+                assert_eq!(reason, Reason::TooLarge);
+                assert_eq!(again.len(), 1);
+                assert!(matches!(again[..], [Found::Rejected(_)]), "{kept}");
+            }
+        }
+    }
+}
+
+#[test]
 fn spoilt_events_reach_every_reason_of_the_decoder() {
     let mut mutator = mutate::Mutator::of(&mutate::TOLLBOOK, 1, EVENTS.lines());
     let mut reached = BTreeSet::new();
