@@ -114,7 +114,9 @@ impl UsageFields {
     /// | the payload has | quantities |
     /// | --- | --- |
     /// | no token at all: LiteLLM writes 0 where it knows none | none; provenance missing |
-    /// | a usage object with token counts | of that object |
+    /// | a usage object with tokens | of that object |
+    /// | usage objects of zeros alone | of the next, else as if there were none |
+    /// | counts of its own, not 0, other than its usage object's | rejected `inconsistent` |
     /// | counts of its own only | all uncached input and text |
     /// | a total other than input + output | rejected `inconsistent` |
     /// | two names of one count that differ | rejected `inconsistent` |
@@ -129,12 +131,14 @@ impl UsageFields {
             };
             let name = line.name(field);
             let usage = Object::read(&self.fields, text).map_err(|fault| within(name, &fault))?;
-            if let Some(found) = self
-                .of_object(&usage)
-                .map_err(|fault| within(name, &fault))?
-            {
-                return Ok(found);
-            }
+            let counts = self.of_object(&usage);
+            let Some(counts) = counts.map_err(|fault| within(name, &fault))? else {
+                continue;
+            };
+            let found = counts.split(&usage, self.inner);
+            let found = found.map_err(|fault| within(name, &fault))?;
+            self.check_own(line, name, counts)?;
+            return Ok(found);
         }
         let count = |field| line.quantity(field);
         let counts = Counts {
@@ -146,11 +150,31 @@ impl UsageFields {
         counts.split(line, self.totals)
     }
 
-    /// Reads a usage object; `None` where it counts neither input nor output.
-    fn of_object(
+    /// Compares the payload's own counts with those of its usage object; 0 is what LiteLLM writes
+    /// where it knows none.
+    fn check_own(
         &self,
-        usage: &Object<'_, '_>,
-    ) -> Result<Option<(Quantities, Provenance)>, Rejection> {
+        line: &Object<'_, '_>,
+        object: &str,
+        counts: Counts,
+    ) -> Result<(), Rejection> {
+        let Counts { input, output, .. } = counts;
+        for (field, counted) in [
+            (self.totals.input, input),
+            (self.totals.output, output),
+            (self.totals.total, input + output),
+        ] {
+            let own = line.quantity(field)?.unwrap_or(0);
+            if own != 0 && own != counted {
+                let detail = format!("is {own}, but {object} counts {counted}");
+                return Err(line.reject(Reason::Inconsistent, field, detail));
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads a usage object; `None` where it counts neither input nor output, or nothing at all.
+    fn of_object(&self, usage: &Object<'_, '_>) -> Result<Option<Counts>, Rejection> {
         let [input, output] = self.responses;
         let input = agreed(usage, &[self.inner.input, input])?;
         let output = agreed(usage, &[self.inner.output, output])?;
@@ -169,7 +193,7 @@ impl UsageFields {
             reasoning: part(&self.reasoning)?,
             output_audio: part(&self.output_audio)?,
         };
-        counts.split(usage, self.inner).map(Some)
+        Ok((!counts.is_nothing()).then_some(counts))
     }
 }
 
@@ -193,6 +217,23 @@ fn agreed(usage: &Object<'_, '_>, fields: &[FieldId]) -> Result<Option<u64>, Rej
 }
 
 impl Counts {
+    const fn is_nothing(self) -> bool {
+        let Self {
+            input,
+            output,
+            total,
+            cache_read,
+            cache_write,
+            cache_write_1h,
+            input_audio,
+            reasoning,
+            output_audio,
+        } = self;
+        let input = input | cache_read | cache_write | cache_write_1h | input_audio;
+        let output = output | reasoning | output_audio;
+        input == 0 && output == 0 && matches!(total, None | Some(0))
+    }
+
     fn split(
         self,
         line: &Object<'_, '_>,

@@ -122,6 +122,63 @@ fn what_litellm_answered_itself_is_a_request_without_tokens() {
     }
 }
 
+/// Decodes a payload of these own counts and usage objects: its quantities' input and output tokens.
+fn counted(own: &str, objects: &str) -> Result<(u128, u128), String> {
+    let payload = format!(
+        r#"{{"status":"success","model":"m","startTime":1.5,{own},
+        "id":"i","litellm_call_id":"c",{objects}}}"#
+    );
+    let mut found = None;
+    TEAMS.decode(Some(payload.as_bytes()), &mut |_, _, decoded| {
+        found = Some(match decoded {
+            Decoded::Event(event) => Ok((
+                event.quantities.input_tokens(),
+                event.quantities.output_tokens(),
+            )),
+            Decoded::Rejected(rejection) => Err(rejection.to_string()),
+            Decoded::Ignored(_) => panic!("{payload} is ignored"),
+        });
+    });
+    found.expect("an outcome")
+}
+
+#[test]
+fn a_payloads_own_counts_agree_with_its_usage_object_or_it_is_rejected() {
+    let object = r#""metadata":{"usage_object":{"prompt_tokens":7,"completion_tokens":3}}"#;
+    for own in [
+        r#""prompt_tokens":7,"completion_tokens":3,"total_tokens":10"#,
+        r#""prompt_tokens":0,"completion_tokens":0,"total_tokens":0"#,
+        r#""prompt_tokens":null"#,
+    ] {
+        assert_eq!(counted(own, object), Ok((7, 3)), "{own}");
+    }
+    for (field, own) in [
+        ("prompt_tokens", r#""prompt_tokens":8"#),
+        ("completion_tokens", r#""completion_tokens":2"#),
+        ("total_tokens", r#""prompt_tokens":7,"total_tokens":11"#),
+    ] {
+        let found = counted(own, object).unwrap_err();
+        assert!(
+            found.contains("inconsistent") && found.contains(field),
+            "{found}"
+        );
+    }
+}
+
+#[test]
+fn a_usage_object_of_zeros_says_nothing() {
+    let zeros = r#""metadata":{"usage_object":{"prompt_tokens":0,"completion_tokens":0,
+        "total_tokens":0,"prompt_tokens_details":{"cached_tokens":0}}}"#;
+    let next = format!(r#"{zeros},"response":{{"usage":{{"input_tokens":7,"output_tokens":3}}}}"#);
+    let own = r#""prompt_tokens":7,"completion_tokens":3"#;
+    assert_eq!(counted(own, zeros), Ok((7, 3)), "its own counts");
+    assert_eq!(counted(own, &next), Ok((7, 3)), "the next object's");
+    assert_eq!(counted(r#""call_type":"x""#, &next), Ok((7, 3)));
+    assert_eq!(counted(r#""call_type":"x""#, zeros), Ok((0, 0)));
+    let parts = zeros.replace(r#"cached_tokens":0"#, r#"cached_tokens":5"#);
+    assert!(counted(own, &parts).is_err(), "parts without their whole");
+}
+
 #[test]
 fn spoilt_payloads_reach_every_reason_of_the_decoder_and_conserve_tokens() {
     let mut mutator = mutate::Mutator::of(&mutate::LITELLM, 1, LOGGED.lines());
