@@ -21,6 +21,7 @@ mod group;
 mod headers;
 pub mod kafka;
 mod observe;
+mod old_ids;
 mod opening;
 mod pipeline;
 mod poll;

@@ -29,6 +29,7 @@ use crate::error::IngestError;
 use crate::folding::{Floors, FoldingThread};
 use crate::kafka::LogReader;
 use crate::observe;
+use crate::old_ids;
 use crate::opening::{Opener, SourceInForce};
 use crate::pipeline::{Committer, Pipeline, PipelineError};
 use crate::poll::{PollLinks, Poller};
@@ -187,7 +188,7 @@ impl<'s> Run<'s> {
         let tasks = Tasks::new(shutdown.clone());
         let begins_anew = Arc::new(AtomicBool::new(false));
         self.spawn_pipeline(&tasks, &begins_anew).await?;
-        self.spawn_roll_up(&tasks);
+        self.spawn_chores(&tasks);
         let ended = match self.mode {
             Mode::Serve => {
                 let ready = self.keep_ready(&shutdown);
@@ -319,7 +320,8 @@ impl<'s> Run<'s> {
         Ok(folding)
     }
 
-    fn spawn_roll_up(&self, tasks: &Tasks) {
+    /// Spawns what is done beside the folding, now and then.
+    fn spawn_chores(&self, tasks: &Tasks) {
         let rolling = roll_up::keep(
             self.database.clone(),
             self.settings.ingest.rollup_interval(),
@@ -327,6 +329,11 @@ impl<'s> Run<'s> {
         );
         tasks.spawn("roll-up", async move {
             rolling.await;
+            Ok(())
+        });
+        let dropping = old_ids::keep(self.database.clone(), tasks.shutdown().clone());
+        tasks.spawn("old ids", async move {
+            dropping.await;
             Ok(())
         });
     }

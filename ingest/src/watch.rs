@@ -18,7 +18,7 @@ use store::claim::Fingerprint;
 use store::watermark::Position;
 use store::{Database, StoreError};
 use tokio::runtime::Handle;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use crate::assignment::{Assignment, Assignments, Lost};
 use crate::folding::Floors;
@@ -36,9 +36,6 @@ const READ_PATIENCE: Duration = Duration::from_secs(2);
 /// How long a stopped partition's transaction in hand is waited for, so that the gap names all that
 /// was folded.
 const COMMIT_PATIENCE: Duration = Duration::from_secs(5);
-
-/// How often days of ids below every floor are dropped.
-const DROP_INTERVAL: Duration = Duration::from_secs(3600);
 
 /// Watches the log for one process.
 pub(crate) struct Watch {
@@ -64,7 +61,6 @@ struct Memory {
     tails: HashMap<u64, Fingerprint>,
     /// Ends that positions must pass, and the database's clock before they were read.
     targets: HashMap<usize, (UnixMs, HashMap<i32, Offset>)>,
-    dropped_at: Option<Instant>,
     /// Topics that were gone at the look before.
     gone: HashSet<Arc<str>>,
 }
@@ -77,7 +73,6 @@ impl Watch {
             runtime: runtime.clone(),
             tails: HashMap::new(),
             targets: HashMap::new(),
-            dropped_at: None,
             gone: HashSet::new(),
         };
         while runtime
@@ -92,7 +87,6 @@ impl Watch {
                     problem.observe();
                 }
             }
-            self.drop_old_ids(&mut memory);
         }
     }
 
@@ -262,28 +256,6 @@ impl Watch {
         }
         memory.targets.insert(source, (clock, ends));
         Ok(())
-    }
-
-    fn drop_old_ids(&self, memory: &mut Memory) {
-        if memory
-            .dropped_at
-            .is_some_and(|at| at.elapsed() < DROP_INTERVAL)
-        {
-            return;
-        }
-        memory.dropped_at = Some(Instant::now());
-        let dropped = memory
-            .runtime
-            .block_on(store::partitions::drop_old(&self.database));
-        if let Err(error) = dropped {
-            observe::chore_failed("dropping old ids", &error);
-        }
-        let deleted = memory
-            .runtime
-            .block_on(store::partitions::delete_old_of_producers(&self.database));
-        if let Err(error) = deleted {
-            observe::chore_failed("deleting old ids of producers", &error);
-        }
     }
 }
 

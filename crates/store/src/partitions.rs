@@ -179,31 +179,34 @@ fn identities_of(day: NaiveDate) -> Option<(Uuid, Uuid)> {
 /// How many ids that producers own are deleted at a time, so that no transaction is long.
 const DELETED_AT_ONCE: i32 = 10_000;
 
-/// How many times that in one call: a later call goes on.
-const DELETIONS_MAX: u32 = 100;
+/// What one deletion left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Deleted {
+    /// Nothing that is old; look again much later.
+    All,
+    /// More that is old may wait: call again at once.
+    Part,
+}
 
-/// Deletes ids that producers own and that arrived before what any source's floor may need; returns
-/// how many.
+/// Deletes ids that producers own and that arrived before what any source's floor may need: at most
+/// 10,000, in a transaction of their own.
 ///
 /// # Errors
 ///
 /// Each [`StoreError`] of a statement: try later.
-pub async fn delete_old_of_producers(db: &Database) -> Result<u64, StoreError> {
-    let mut deleted = 0;
-    for _ in 0..DELETIONS_MAX {
-        let rows = sqlx::query_scalar!(
-            r#"/* delete_old_of_producers */
-            select drop_event_seen_by_id_before(current_date, $1) as "deleted!""#,
-            DELETED_AT_ONCE
-        )
-        .fetch_one(db.pool())
-        .await?;
-        deleted += u64::try_from(rows).unwrap_or(0);
-        if rows < DELETED_AT_ONCE {
-            break;
-        }
-    }
-    Ok(deleted)
+pub async fn delete_old_of_producers(db: &Database) -> Result<Deleted, StoreError> {
+    let rows = sqlx::query_scalar!(
+        r#"/* delete_old_of_producers */
+        select drop_event_seen_by_id_before(current_date, $1) as "deleted!""#,
+        DELETED_AT_ONCE
+    )
+    .fetch_one(db.pool())
+    .await?;
+    Ok(if rows < DELETED_AT_ONCE {
+        Deleted::All
+    } else {
+        Deleted::Part
+    })
 }
 
 /// Drops the days of ids that lie below the floor of every source; returns how many.
