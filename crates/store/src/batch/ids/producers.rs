@@ -44,6 +44,7 @@ pub(super) async fn take(
         Err(CopyError::Exists) => {
             let undo = "rollback to savepoint producer_ids; release savepoint producer_ids";
             sqlx::raw_sql(undo).execute(&mut *tx).await?;
+            taken.was_surprised = true;
             insert(tx, fold, ids, taken).await
         }
         Err(CopyError::Store(error)) => Err(error),
