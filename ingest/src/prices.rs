@@ -39,6 +39,14 @@ pub enum PricesError {
         /// What is wrong with it.
         source: PriceFileError,
     },
+    /// This program is at fault: it would store what it could not read.
+    #[error(
+        "the {what} would not be read back as it is stored, so nothing was changed: report this"
+    )]
+    NotReadBack {
+        /// The book or the list.
+        what: String,
+    },
     /// The file to import contradicts the lists below it.
     #[error(transparent)]
     File(#[from] PriceFileError),
@@ -224,15 +232,36 @@ fn book_of(lists: &[Laid]) -> PriceBook {
     LayeredBook::of(lists.iter().map(|laid| &laid.layer)).book
 }
 
-fn prices_of(held: &PricesInForce, lists: Vec<Laid>, book: &PriceBook) -> NewPrices {
+/// Makes a version, once it is sure that everything in it reads back: what is stored stays, and a
+/// book that cannot be read would stop whoever needs prices.
+fn prices_of(
+    held: &PricesInForce,
+    lists: Vec<Laid>,
+    book: &PriceBook,
+) -> Result<NewPrices, PricesError> {
+    for laid in &lists {
+        let ListOfVersion::New(new) = &laid.list else {
+            continue;
+        };
+        let back = PriceLayer::from_canonical(&new.content, new.holds_from);
+        if back.ok().as_ref() != Some(&laid.layer) {
+            let what = format!("price list {:?}", laid.name);
+            return Err(PricesError::NotReadBack { what });
+        }
+    }
+    let text = book.to_canonical();
+    if PriceBook::from_canonical(&text).ok().as_ref() != Some(book) {
+        let what = "price book".to_owned();
+        return Err(PricesError::NotReadBack { what });
+    }
     let names: Vec<_> = lists.iter().map(|laid| laid.name.as_str()).collect();
     let origin = names.join("; ");
-    NewPrices {
+    Ok(NewPrices {
         after: held.version,
         lists: lists.into_iter().map(|laid| laid.list).collect(),
-        book: book.to_canonical(),
+        book: text,
         origin,
-    }
+    })
 }
 
 fn at_start(held: &PricesInForce, configured: &ConfiguredPrices) -> Result<NewPrices, PricesError> {
@@ -244,7 +273,7 @@ fn at_start(held: &PricesInForce, configured: &ConfiguredPrices) -> Result<NewPr
     let files = configured.files.iter();
     lists.extend(files.map(|file| Laid::of_file(ListKind::File, file)));
     let book = book_of(&lists);
-    Ok(prices_of(held, lists, &book))
+    prices_of(held, lists, &book)
 }
 
 fn plan(
@@ -279,7 +308,7 @@ fn plan(
         (false, true) => Effect::Hidden,
         (false, false) => Effect::Changes,
     };
-    let prices = prices_of(held, lists, &new);
+    let prices = prices_of(held, lists, &new)?;
     Ok(ImportPlan {
         old,
         new,

@@ -144,7 +144,7 @@ fn names_of(prices: &PricesInForce) -> Vec<String> {
 fn of_prices(settings: &Settings, error: PricesError) -> Failure {
     match error {
         PricesError::Store(error) => super::of_store(settings, &error),
-        PricesError::Stored { .. } | PricesError::File(_) => {
+        PricesError::Stored { .. } | PricesError::NotReadBack { .. } | PricesError::File(_) => {
             Failure::new(Exit::Data, error.to_string())
         }
     }
