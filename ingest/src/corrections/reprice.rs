@@ -180,6 +180,7 @@ async fn plan(
     is_posted: bool,
 ) -> Result<Plan, CorrectionError> {
     let (sender, mut held) = mpsc::channel::<Held>(UNDERWAY_MAX);
+    let wanted = filter.provider.as_deref();
     let compare = async {
         let mut plan = Plan {
             differences: Vec::new(),
@@ -194,6 +195,9 @@ async fn plan(
                 break;
             }
             quarter = Some(start);
+            if !books.is_meant(&held, wanted, horizon.prices).await? {
+                continue;
+            }
             let judged = books.judge(&held, horizon.prices).await?;
             plan.found.add_one(&held, &judged);
             if let (Judged::Differs(difference), true) = (judged, is_posted) {
@@ -306,7 +310,7 @@ pub(crate) struct Books<'b> {
     db: &'b Database,
     books: HashMap<Version, PriceBook>,
     rate_sets: HashMap<RateSetId, Arc<RateSet>>,
-    models: HashMap<(Version, RateSetId, String), Arc<PricedModel>>,
+    models: HashMap<(Version, RateSetId, String, String), Arc<PricedModel>>,
 }
 
 impl<'b> Books<'b> {
@@ -380,6 +384,45 @@ impl<'b> Books<'b> {
         known.ok_or_else(|| CorrectionError::Unreadable(format!("rate set {} is missing", id.0)))
     }
 
+    /// Returns the provider by which a version of the price book prices a sum. A path to a backend that
+    /// no book behind the sum could read is read by this one. A name that such a book would have read
+    /// as a path was configured, or told by the event itself, and stays what it is.
+    async fn provider<'h>(
+        &mut self,
+        version: Version,
+        held: &'h Held,
+        rate_set: &RateSet,
+    ) -> Result<&'h str, CorrectionError> {
+        let logged = held.provider.as_str();
+        if !logged.contains('/') {
+            return Ok(logged);
+        }
+        // An earlier correction has read it already.
+        let mut is_path = rate_set.provider != logged;
+        for old in &held.prices {
+            is_path = is_path || self.book(*old).await?.provider_of(logged) == logged;
+        }
+        if is_path {
+            return Ok(self.book(version).await?.provider_of(logged));
+        }
+        Ok(logged)
+    }
+
+    /// Says whether the filter means the provider of a sum: by its own name, or by what the book makes
+    /// of it.
+    async fn is_meant(
+        &mut self,
+        held: &Held,
+        wanted: Option<&str>,
+        version: Version,
+    ) -> Result<bool, CorrectionError> {
+        let Some(wanted) = wanted.filter(|wanted| *wanted != held.provider) else {
+            return Ok(true);
+        };
+        let rate_set = self.rate_set(held.key.rate_set).await?;
+        Ok(self.provider(version, held, &rate_set).await? == wanted)
+    }
+
     /// Returns the rates of a sum's model in a version of the price book.
     async fn model(
         &mut self,
@@ -387,7 +430,13 @@ impl<'b> Books<'b> {
         held: &Held,
         rate_set: &RateSet,
     ) -> Result<Arc<PricedModel>, CorrectionError> {
-        let key = (version, held.key.rate_set, held.model.clone());
+        let provider = self.provider(version, held, rate_set).await?;
+        let key = (
+            version,
+            held.key.rate_set,
+            provider.to_owned(),
+            held.model.clone(),
+        );
         if let Some(known) = self.models.get(&key) {
             return Ok(Arc::clone(known));
         }
@@ -400,7 +449,7 @@ impl<'b> Books<'b> {
         let asked = ModelId::new(held.model.as_str()).map_err(|_| bad("a model that is none"))?;
         let answered = ModelId::new(rate_set.priced_model.as_str())
             .map_err(|_| bad("a priced model that is none"))?;
-        let provider = match rate_set.provider.as_str() {
+        let provider = match provider {
             "" => None,
             name => Some(ProviderId::new(name).map_err(|_| bad("a provider that is none"))?),
         };

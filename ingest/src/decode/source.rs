@@ -164,23 +164,14 @@ impl Source {
             return configured;
         }
         match logged {
-            Cow::Borrowed(logged) => Cow::Borrowed(self.known_segment(logged).unwrap_or(logged)),
-            Cow::Owned(logged) => Cow::Owned(
-                self.known_segment(&logged)
-                    .map(str::to_owned)
-                    .unwrap_or(logged),
-            ),
+            // A name too long for an id is rejected whatever its segments are.
+            long if long.len() > domain::ids::ID_BYTES_MAX => long,
+            Cow::Borrowed(logged) => Cow::Borrowed(self.book.provider_of(logged)),
+            Cow::Owned(logged) => match self.book.provider_of(&logged) {
+                known if known.len() < logged.len() => Cow::Owned(known.to_owned()),
+                _ => Cow::Owned(logged),
+            },
         }
-    }
-
-    fn known_segment<'l>(&self, logged: &'l str) -> Option<&'l str> {
-        // A name too long for an id is rejected whatever its segments are.
-        let is_short = logged.len() <= domain::ids::ID_BYTES_MAX;
-        is_short.then(|| {
-            logged
-                .rsplit('/')
-                .find(|segment| self.book.knows_provider(segment))
-        })?
     }
 
     /// Returns by what a repeat of a line is known; `None` where the source counts repeats.

@@ -3,6 +3,7 @@
 use std::os::unix::process::ExitStatusExt;
 use std::time::Duration;
 
+use bigdecimal::BigDecimal;
 use serde_json::Value;
 
 use super::messages::with_prices;
@@ -17,6 +18,7 @@ use crate::test;
 
 pub(super) const TESTS: &[Test] = &[
     test!(unpriced_usage_is_priced_once_after_a_rate_is_added),
+    test!(usage_of_a_provider_that_gets_rates_is_priced),
     test!(other_rates_and_former_adjustments_are_repriced),
     test!(a_reprice_that_is_killed_posts_once),
     test!(reprices_beside_ingest_and_changing_prices_end_exact),
@@ -303,4 +305,48 @@ fn tampering_with_a_reprice_is_named() {
         }
     }
     assert!(failures.is_empty(), "not named:\n{}", failures.join("\n"));
+}
+
+/// Rates of a provider that the shipped list lacks.
+fn in_house() -> String {
+    let list = llama("0.00000025", "0.0000011");
+    list.replace("\nopenai,", "\nacme-cloud,")
+}
+
+fn usage_of_a_provider_that_gets_rates_is_priced() {
+    let world = World::new("unknown_provider");
+    let topic = world.topic(1);
+    let mut load = Load::new(seed("unknown_provider"));
+    let lines: Vec<String> = load.mixed(300);
+    let of_nobody = lines
+        .iter()
+        .map(|line| line.replace("default/openai/route", "default/acme-cloud/route"));
+    topic.send_texts(1, of_nobody);
+    world.config(&topic).catch_up();
+    let prices = in_house();
+    let config = with_prices(world.config(&topic), &prices);
+    config.catch_up();
+    let other = reprice(&config, &["--provider", "rule"]);
+    assert!(other.is_empty(), "a path is no provider: {other:?}");
+    let by_path = "default/acme-cloud/route/chat/rule/0/ref/0";
+    let by_path = reprice(&config, &["--provider", by_path]);
+    let posted = reprice(&config, &["--yes", "--provider", "acme-cloud"]);
+    assert_eq!(posted, by_path, "by the logged name, and by the book's");
+    assert!(!posted.is_empty(), "it has rates now");
+    for row in &posted {
+        assert_eq!(row["model"], "in-house-llama", "{row}");
+        assert!(row["unpriced_before"].as_u64() > Some(0), "{row}");
+        assert_eq!(row["unpriced_after"], 0, "{row}");
+    }
+    assert_verified(&config, PROVED);
+    let named = "select count(*) from posting p join rate_set r on r.key = p.rate_set
+        where r.provider = 'acme-cloud' and p.amount > 0";
+    assert!(world.database.number(named) > 0, "by the book's provider");
+    let oracle = Oracle::new(topic.name()).with_prices(&prices);
+    let cost = world
+        .database
+        .value("select trim_scale(sum(amount)) from posting");
+    let cost: BigDecimal = cost.parse().unwrap();
+    assert_eq!(cost, oracle.fold_topic(&topic).cost(), "as folded again");
+    assert!(reprice(&config, &["--yes"]).is_empty(), "nothing is left");
 }

@@ -201,6 +201,15 @@ impl PriceBook {
         self.providers.contains_key(name)
     }
 
+    /// Returns the provider that a logged name means: its last `/`-segment that the book has rates of,
+    /// else the whole name, which is a gateway's path to a backend.
+    #[must_use]
+    pub fn provider_of<'l>(&self, logged: &'l str) -> &'l str {
+        let mut segments = logged.rsplit('/');
+        let known = segments.find(|segment| self.knows_provider(segment));
+        known.unwrap_or(logged)
+    }
+
     /// Returns all rates: ascending by provider, model, meter, tier and start.
     pub fn rates(&self) -> impl Iterator<Item = BookRate<'_>> {
         self.providers.iter().flat_map(|(provider, prices)| {

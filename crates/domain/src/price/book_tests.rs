@@ -40,6 +40,15 @@ fn shipped_book_has_the_models_of_seven_providers_with_source_and_date() {
     assert!(book.knows_provider("openai"), "a provider of the book");
     assert!(!book.knows_provider("chat"), "a route's name");
     assert!(!book.knows_provider(""), "no name");
+    for (logged, provider) in [
+        ("default/openai/route/chat/rule/0", "openai"),
+        ("openai/anthropic", "anthropic"),
+        ("default/in-house/route/chat", "default/in-house/route/chat"),
+        ("openai", "openai"),
+        ("", ""),
+    ] {
+        assert_eq!(book.provider_of(logged), provider, "{logged:?}");
+    }
 }
 
 #[test]

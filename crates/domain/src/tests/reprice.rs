@@ -21,8 +21,11 @@ use crate::time::UnixMs;
 /// A row of a book: meter, tier, minutes after 1970 from which it holds, rate.
 type Row = (Meter, u64, i64, u32);
 
-/// An event: its minute after 1970, and of each meter how much.
-type Used = (i64, [u64; 4]);
+/// An event: its minute after 1970, of each meter how much, and what the log calls its provider.
+type Used = (i64, [u64; 4], &'static str);
+
+/// What logs call the two providers: the second by a path, which only a book that knows it can read.
+const LOGGED: [&str; 2] = ["p", "gateway/q/rule/0"];
 
 const METERS: [Meter; 5] = [
     Meter::Requests,
@@ -55,22 +58,30 @@ fn book() -> impl Strategy<Value = Vec<Row>> {
 
 fn used() -> impl Strategy<Value = Used> {
     let count = || select(&[0_u64, 0, 1, 40, 101, 151][..]);
-    (0_i64..30, [count(), count(), count(), count()])
+    (
+        0_i64..30,
+        [count(), count(), count(), count()],
+        select(&LOGGED[..]),
+    )
 }
 
-fn parsed(rows: &[Row]) -> PriceBook {
+/// A book of the first provider, or of both at the same rates.
+fn parsed(rows: &[Row], providers: &[&str]) -> PriceBook {
     let mut text = "provider,model,meter,above_input_tokens,from,usd_per_unit\n".to_owned();
     for (meter, above, minute, rate) in rows {
         let from = match minute {
             0 => String::new(),
             minute => format!("1970-01-01T00:{minute:02}:00Z"),
         };
-        text.push_str(&format!("p,m,{meter},{above},{from},{rate}\n"));
+        for provider in providers {
+            text.push_str(&format!("{provider},m,{meter},{above},{from},{rate}\n"));
+        }
     }
     PriceBook::default().with_file("rows.csv", &text).unwrap()
 }
 
-fn event((minute, quantities): &Used) -> UsageEvent<'static> {
+/// Makes the event as decoding does by this book.
+fn event(book: &PriceBook, (minute, quantities, logged): &Used) -> UsageEvent<'static> {
     let mut of = Quantities::from_fn(|_| 0);
     of.set(Meter::Requests, 1);
     for (meter, quantity) in METERS.into_iter().skip(1).zip(quantities) {
@@ -83,7 +94,7 @@ fn event((minute, quantities): &Used) -> UsageEvent<'static> {
             user: None,
             session: None,
             route: None,
-            provider: Some(ProviderId::new("p").unwrap()),
+            provider: Some(ProviderId::new(book.provider_of(logged)).unwrap()),
             model: ModelId::new("m").unwrap(),
         },
         answered_model: None,
@@ -121,9 +132,10 @@ fn fold(book: &PriceBook, events: &[UsageEvent<'_>]) -> (BatchFold, Vec<PostingK
     (batch, keys)
 }
 
-fn model(book: &PriceBook) -> PricedModel {
+fn model(book: &PriceBook, provider: &str) -> PricedModel {
     let asked = ModelId::new("m").unwrap();
-    book.price_model(Some(&ProviderId::new("p").unwrap()), Some(&asked), &asked)
+    let provider = ProviderId::new(book.provider_of(provider)).unwrap();
+    book.price_model(Some(&provider), Some(&asked), &asked)
 }
 
 /// What matters of sums: quantities never change.
@@ -140,13 +152,16 @@ proptest! {
     fn what_is_priced_anew_is_what_its_events_fold_to(
         old_rows in book(), new_rows in book(), used in vec(used(), 1..6)
     ) {
-        let (old, new) = (parsed(&old_rows), parsed(&new_rows));
-        let events: Vec<_> = used.iter().map(event).collect();
+        let (old, new) = (parsed(&old_rows, &["p"]), parsed(&new_rows, &["p", "q"]));
+        let events: Vec<_> = used.iter().map(|used| event(&old, used)).collect();
+        let anew: Vec<_> = used.iter().map(|used| event(&new, used)).collect();
         let (batch, keys) = fold(&old, &events);
         let closed = batch.close();
-        let (old_model, new_model) = (model(&old), model(&new));
         for posting in &closed.parts[0].postings {
-            let mine: Vec<_> = events.iter().zip(&keys)
+            // The series keeps what the log says where the old book made nothing of it.
+            let provider = closed.series[&posting.key.series].provider.as_str();
+            let (old_model, new_model) = (model(&old, provider), model(&new, provider));
+            let mine: Vec<_> = anew.iter().zip(&keys)
                 .filter(|(_, key)| **key == posting.key).map(|(event, _)| event.clone()).collect();
             let again = postings(&new, &mine);
             let holding = Holding {
@@ -178,12 +193,13 @@ proptest! {
     fn what_was_priced_anew_stays(old_rows in book(), new_rows in book(), used in vec(used(), 1..6),
         is_other in any::<bool>())
     {
-        let (old, new) = (parsed(&old_rows), parsed(&new_rows));
-        let events: Vec<_> = used.iter().map(event).collect();
-        let (old_model, new_model) = (model(&old), model(&new));
-        let books = if is_other { vec![&old_model, &new_model] } else { vec![&new_model] };
+        let (old, new) = (parsed(&old_rows, &["p"]), parsed(&new_rows, &["p", "q"]));
+        let events: Vec<_> = used.iter().map(|used| event(&new, used)).collect();
         let closed = fold(&new, &events).0.close();
         for posting in &closed.parts[0].postings {
+            let provider = closed.series[&posting.key.series].provider.as_str();
+            let (old_model, new_model) = (model(&old, provider), model(&new, provider));
+            let books = if is_other { vec![&old_model, &new_model] } else { vec![&new_model] };
             let holding = Holding {
                 quarter: posting.key.quarter,
                 rate_set: &closed.rate_sets[&posting.key.rate_set],
@@ -201,9 +217,11 @@ proptest! {
 
 /// Prices three requests of 50 tokens each, then asks what another book makes of their sum.
 fn three(old: &[Row], new: &[Row]) -> Repriced {
+    let (old, new) = (parsed(old, &["p"]), parsed(new, &["p"]));
     let events = [(1, [50, 0, 9, 0]), (2, [50, 0, 9, 0]), (3, [50, 0, 0, 1])];
-    let events: Vec<_> = events.iter().map(event).collect();
-    let closed = fold(&parsed(old), &events).0.close();
+    let used = |(minute, quantities)| event(&old, &(minute, quantities, "p"));
+    let events: Vec<_> = events.into_iter().map(used).collect();
+    let closed = fold(&old, &events).0.close();
     assert_eq!(
         closed.parts[0].postings.len(),
         1,
@@ -216,7 +234,7 @@ fn three(old: &[Row], new: &[Row]) -> Repriced {
         rate_set_id: posting.key.rate_set,
         sums: posting.sums,
     };
-    reprice(&holding, &[&model(&parsed(old))], &model(&parsed(new)))
+    reprice(&holding, &[&model(&old, "p")], &model(&new, "p"))
 }
 
 #[test]
@@ -276,8 +294,9 @@ fn rate_sets_tell_tiers_apart() {
         (Meter::InputUncachedTokens, 0, 0, 1),
         (Meter::InputUncachedTokens, 100, 0, 2),
     ];
-    let events = [event(&(1, [100, 0, 0, 0])), event(&(1, [101, 0, 0, 0]))];
-    let found: BTreeMap<RateSetId, u64> = postings(&parsed(&rows), &events)
+    let book = parsed(&rows, &["p"]);
+    let events = [100, 101].map(|input| event(&book, &(1, [input, 0, 0, 0], "p")));
+    let found: BTreeMap<RateSetId, u64> = postings(&book, &events)
         .iter()
         .map(|posting| {
             (

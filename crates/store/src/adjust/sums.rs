@@ -29,7 +29,8 @@ pub struct SumsFilter {
     pub to: Option<UnixMs>,
     /// Of this application.
     pub app: Option<String>,
-    /// Of this provider.
+    /// Of this provider, and of paths with a segment of this name: which provider a path means is for
+    /// the caller's price book to say.
     pub provider: Option<String>,
     /// Of this model: asked for, or answered.
     pub model: Option<String>,
@@ -163,7 +164,8 @@ impl Journal {
             where ($3::timestamptz is null or p.quarter >= $3)
               and ($4::timestamptz is null or p.quarter < $4)
               and ($5::text is null or s.app = $5)
-              and ($6::text is null or s.provider = $6)
+              and ($6::text is null or s.provider = $6
+                   or $6 = any (string_to_array(s.provider, '/')))
               and ($7::text is null or s.model = $7
                    or p.rate_set in (select key from rate_set where priced_model = $7))
               and (cardinality($8::uuid[]) = 0 or (p.series, p.rate_set, p.quarter) in (
