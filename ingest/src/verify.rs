@@ -11,6 +11,7 @@ mod contents;
 mod heads;
 mod links;
 pub(crate) mod log;
+mod places;
 mod refold;
 mod report;
 mod rules;

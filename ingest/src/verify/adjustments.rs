@@ -21,6 +21,7 @@ use tokio::sync::mpsc;
 
 use super::chain::{check_behind_head, title};
 use super::links::{Contents, Links};
+use super::places;
 use super::refold::counted_elsewhere;
 use super::report::Findings;
 use super::rules::PartRules;
@@ -152,10 +153,10 @@ impl AdjustmentCheck<'_> {
         self.shared.versions.sources.insert(header.sources);
         let duplicates = rows.duplicates.iter().map(|row| (part.number, *row));
         let duplicates: Vec<_> = duplicates.collect();
-        let (places, unresolved) = (self.places, &mut self.shared.unresolved);
+        let (services, unresolved) = (self.places, &mut self.shared.unresolved);
         self.twins
             .check(
-                places,
+                services,
                 self.chain.id,
                 &duplicates,
                 unresolved,
@@ -168,7 +169,9 @@ impl AdjustmentCheck<'_> {
                 .differs(format!("part {number}: who corrected what is missing"));
             return Ok(());
         };
-        self.check_places(header, rows);
+        if let Some(fault) = places::unsound(header, rows, adjustment.kind) {
+            self.findings.differs(fault);
+        }
         match adjustment.kind {
             AdjustmentKind::Retry => {
                 let accepts_duplicates = adjustment.accepts_duplicates;
@@ -179,23 +182,6 @@ impl AdjustmentCheck<'_> {
                 Ok(())
             }
             AdjustmentKind::Reprice => self.check_reprice(header, rows).await,
-        }
-    }
-
-    /// A part's offsets count what it resolves, each once.
-    fn check_places(&mut self, header: &PartHeader, rows: &StoredAdjustment) {
-        let offsets = header.from.0..header.to.0;
-        let is_of_part = |at: i64| offsets.contains(&at);
-        let is_told = rows.resolutions.iter().all(|found| is_of_part(found.at.0));
-        let is_known = rows
-            .duplicates
-            .iter()
-            .all(|duplicate| is_of_part(duplicate.place.offset.0));
-        if !is_told || !is_known {
-            let number = header.part.number.0;
-            self.findings.differs(format!(
-                "part {number} has rows at offsets that are not its own"
-            ));
         }
     }
 
