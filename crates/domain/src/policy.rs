@@ -6,7 +6,7 @@
 //! files and folders; counters (see [`crate::limit`]); where a set is kept and swapped.
 //!
 //! The way of a file: [`read`] = YAML with places → form, by the schema → types → meaning
-//! ([`model::Policy`]); then [`compile`] makes of all policies together a [`CompiledSet`].
+//! ([`model::Policy`]); then [`compile()`] makes of all policies together a [`CompiledSet`].
 
 pub mod cel;
 pub mod language;
