@@ -4,93 +4,27 @@
 //! is large or small, and how events are spread over batches, changes no total. Deliberately absent:
 //! which events were counted before; the store finds that out and tells it here.
 
+mod closed;
+mod posting;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use foldhash::quality::RandomState;
 
 use crate::event::{Identity, Outcome, PayloadDigest, Provenance, UsageEvent};
-use crate::hash::Hash256;
 use crate::ids::{PartRef, Place};
-use crate::meter::Quantities;
-use crate::money::Amount;
-use crate::part::{Counts, Duplicate, PartHeader, PartRows, RejectedEvent, part_hash};
+use crate::part::{Counts, Duplicate, RejectedEvent};
 use crate::price::{PriceBook, PriceCache, RateSet, RateSetId};
 use crate::reject::{Reason, Rejection};
 use crate::series::{Series, SeriesCache, SeriesId, UsedSeries};
 use crate::time::Quarter;
 
+pub use closed::{ClosedBatch, ClosedPart};
+pub use posting::{Posting, PostingKey, Sums};
+
 /// Series and priced models that a [`Folder`] remembers at most; about 300 bytes each.
 const CACHE_ENTRIES_MAX: usize = 200_000;
-
-/// What a posting sums separately by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PostingKey {
-    /// The combination of dimensions.
-    pub series: SeriesId,
-    /// What it is priced by.
-    pub rate_set: RateSetId,
-    /// The quarter-hour in which the requests started.
-    pub quarter: Quarter,
-}
-
-/// What a posting sums.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub struct Sums {
-    /// Usage, meter by meter; `requests` counts the events.
-    pub quantities: Quantities,
-    /// Requests that did not succeed; part of `requests`.
-    pub failed_requests: u64,
-    /// Requests that succeeded and whose log has no token counts; part of `requests`.
-    pub unmeasured_requests: u64,
-    /// Requests with a positive quantity of a billable meter that has a rate.
-    pub priced_requests: u64,
-    /// Requests with a positive quantity of a billable meter that has no rate.
-    pub unpriced_requests: u64,
-    /// Σ quantity × rate over the meters that have a rate.
-    pub amount: Amount,
-}
-
-impl Sums {
-    fn checked_add(&self, other: &Self) -> Option<Self> {
-        Some(Self {
-            quantities: self.quantities.checked_add(&other.quantities)?,
-            failed_requests: self.failed_requests.checked_add(other.failed_requests)?,
-            unmeasured_requests: self
-                .unmeasured_requests
-                .checked_add(other.unmeasured_requests)?,
-            priced_requests: self.priced_requests.checked_add(other.priced_requests)?,
-            unpriced_requests: self
-                .unpriced_requests
-                .checked_add(other.unpriced_requests)?,
-            amount: self.amount.checked_add(other.amount)?,
-        })
-    }
-
-    fn checked_sub(&self, other: &Self) -> Option<Self> {
-        Some(Self {
-            quantities: self.quantities.checked_sub(&other.quantities)?,
-            failed_requests: self.failed_requests.checked_sub(other.failed_requests)?,
-            unmeasured_requests: self
-                .unmeasured_requests
-                .checked_sub(other.unmeasured_requests)?,
-            priced_requests: self.priced_requests.checked_sub(other.priced_requests)?,
-            unpriced_requests: self
-                .unpriced_requests
-                .checked_sub(other.unpriced_requests)?,
-            amount: self.amount.checked_sub(other.amount)?,
-        })
-    }
-}
-
-/// One append-only row of the journal.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Posting {
-    /// What it sums separately by.
-    pub key: PostingKey,
-    /// What it sums.
-    pub sums: Sums,
-}
 
 /// An accepted event, as far as it may have to be taken out again as a duplicate.
 #[derive(Debug, Clone, Copy)]
@@ -389,72 +323,6 @@ impl BatchFold {
         };
         closed.drop_unused();
         closed
-    }
-}
-
-/// A part whose rows are final and in order.
-pub struct ClosedPart {
-    /// Which part this is.
-    pub part: PartRef,
-    /// What its records held.
-    pub counts: Counts,
-    /// What it posts, ascending.
-    pub postings: Vec<Posting>,
-    /// What it rejects, ascending by place.
-    pub rejected: Vec<RejectedEvent>,
-    /// What had been counted before, ascending by place.
-    pub duplicates: Vec<Duplicate>,
-}
-
-impl ClosedPart {
-    fn of(mut part: PartFold) -> Self {
-        part.postings
-            .retain(|posting| posting.sums != Sums::default());
-        part.postings.sort_unstable();
-        part.rejected.sort_by_key(|rejected| rejected.place);
-        part.duplicates.sort_unstable();
-        Self {
-            part: part.part,
-            counts: part.counts,
-            postings: part.postings,
-            rejected: part.rejected,
-            duplicates: part.duplicates,
-        }
-    }
-
-    /// Returns the part's hash under its header.
-    #[must_use]
-    pub fn hash(&self, header: &PartHeader) -> Hash256 {
-        let rows = PartRows {
-            postings: &self.postings,
-            rejected: &self.rejected,
-            duplicates: &self.duplicates,
-        };
-        part_hash(header, &rows)
-    }
-}
-
-/// A batch whose rows are final.
-pub struct ClosedBatch {
-    /// The parts, in the order in which they were opened.
-    pub parts: Vec<ClosedPart>,
-    /// The series that the postings name, each once.
-    pub series: HashMap<SeriesId, Arc<Series>, RandomState>,
-    /// The rate sets that the postings name, each once.
-    pub rate_sets: HashMap<RateSetId, Arc<RateSet>, RandomState>,
-}
-
-impl ClosedBatch {
-    /// Forgets series and rate sets that only duplicates named.
-    fn drop_unused(&mut self) {
-        if self.parts.iter().all(|part| part.duplicates.is_empty()) {
-            return;
-        }
-        let postings = || self.parts.iter().flat_map(|part| &part.postings);
-        let series: std::collections::HashSet<_> = postings().map(|p| p.key.series).collect();
-        let rate_sets: std::collections::HashSet<_> = postings().map(|p| p.key.rate_set).collect();
-        self.series.retain(|id, _| series.contains(id));
-        self.rate_sets.retain(|id, _| rate_sets.contains(id));
     }
 }
 

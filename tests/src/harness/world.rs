@@ -133,6 +133,28 @@ impl World {
                 .is_some_and(|sum| sum >= ends)
         });
     }
+
+    /// Changes a copy of the ledger by each statement, as only a superuser can, and asserts that
+    /// `verify` differs and names it by these words.
+    pub fn assert_each_is_named(&self, config: &Config, tamperings: &[(&str, &str)]) {
+        let mut failures = Vec::new();
+        for (sql, says) in tamperings {
+            let database = self.postgres.copy_of(&self.database);
+            let mut session = database.session();
+            session.run("set session_replication_role = replica");
+            session.run(sql);
+            drop(session);
+            let tampered = Config {
+                database_url: database.url().to_owned(),
+                ..config.clone()
+            };
+            let (code, stdout, stderr) = tampered.run(&["verify"]);
+            if code != 5 || !stdout.contains(says) {
+                failures.push(format!("--- {sql}: exit code {code}\n{stdout}\n{stderr}"));
+            }
+        }
+        assert!(failures.is_empty(), "not named:\n{}", failures.join("\n"));
+    }
 }
 
 fn first_number(rows: &[super::database::TextRow]) -> Option<i64> {

@@ -370,23 +370,7 @@ fn tampering_with_adjustments_is_named() {
     let _dropped = config.output(&["rejected", "drop", "--id", &place, "--because", "a test"]);
     let _retried = config.output(&["rejected", "retry", "--all"]);
     assert_verified(&config, "59 retried events fold");
-    let mut failures = Vec::new();
-    for (sql, says) in TAMPERINGS {
-        let database = world.postgres.copy_of(&world.database);
-        let mut session = database.session();
-        session.run("set session_replication_role = replica");
-        session.run(sql);
-        drop(session);
-        let tampered = Config {
-            database_url: database.url().to_owned(),
-            ..config.clone()
-        };
-        let (code, stdout, stderr) = tampered.run(&["verify"]);
-        if code != 5 || !stdout.contains(says) {
-            failures.push(format!("--- {sql}: exit code {code}\n{stdout}\n{stderr}"));
-        }
-    }
-    assert!(failures.is_empty(), "not named:\n{}", failures.join("\n"));
+    world.assert_each_is_named(&config, TAMPERINGS);
     let appended = world.database.try_rows("delete from rejection_resolved");
     assert!(appended.is_err(), "append-only for its owner, too");
 }

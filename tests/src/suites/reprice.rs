@@ -288,23 +288,7 @@ fn tampering_with_a_reprice_is_named() {
     config.catch_up();
     let _posted = reprice(&config, &["--yes"]);
     assert_verified(&config, PROVED);
-    let mut failures = Vec::new();
-    for (sql, says) in TAMPERINGS {
-        let database = world.postgres.copy_of(&world.database);
-        let mut session = database.session();
-        session.run("set session_replication_role = replica");
-        session.run(sql);
-        drop(session);
-        let tampered = Config {
-            database_url: database.url().to_owned(),
-            ..config.clone()
-        };
-        let (code, stdout, stderr) = tampered.run(&["verify"]);
-        if code != 5 || !stdout.contains(says) {
-            failures.push(format!("--- {sql}: exit code {code}\n{stdout}\n{stderr}"));
-        }
-    }
-    assert!(failures.is_empty(), "not named:\n{}", failures.join("\n"));
+    world.assert_each_is_named(&config, TAMPERINGS);
 }
 
 /// Rates of a provider that the shipped list lacks.

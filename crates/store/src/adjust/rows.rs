@@ -11,6 +11,7 @@ use domain::time::UnixMs;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
+use crate::batch::rows::COPY_POSTINGS;
 use crate::copy::Rows;
 use crate::error::StoreError;
 
@@ -169,16 +170,9 @@ pub(super) async fn copy_postings(
             rows.numeric(sums.amount.units());
         }
     }
-    rows.send(
-        tx,
-        "copy posting (chain, part, series, rate_set, quarter, requests, input_uncached_tokens, \
-         input_cache_read_tokens, input_cache_write_tokens, input_cache_write_1h_tokens, \
-         input_audio_tokens, output_text_tokens, output_reasoning_tokens, output_audio_tokens, \
-         images, failed_requests, unmeasured_requests, priced_requests, unpriced_requests, amount) \
-         from stdin (format binary)",
-    )
-    .await
-    .map_err(|error| error.into_store_error("posting"))
+    rows.send(tx, COPY_POSTINGS)
+        .await
+        .map_err(|error| error.into_store_error("posting"))
 }
 
 fn stored(what: &str, count: u64) -> Result<i64, StoreError> {

@@ -239,6 +239,13 @@ pub(super) async fn copy_rows(
         .map_err(|error| error.into_store_error("duplicate"))
 }
 
+/// The statement that takes postings, as [`Rows`] of 20 fields in this order.
+pub(crate) const COPY_POSTINGS: &str = "copy posting (chain, part, series, rate_set, quarter, requests, input_uncached_tokens, \
+     input_cache_read_tokens, input_cache_write_tokens, input_cache_write_1h_tokens, \
+     input_audio_tokens, output_text_tokens, output_reasoning_tokens, output_audio_tokens, \
+     images, failed_requests, unmeasured_requests, priced_requests, unpriced_requests, amount) \
+     from stdin (format binary)";
+
 async fn copy_postings(tx: &mut PgConnection, closed: &ClosedBatch) -> Result<(), CopyError> {
     let count = closed.parts.iter().map(|part| part.postings.len()).sum();
     let mut rows = Rows::with_capacity(count, POSTING_ROW_BYTES);
@@ -250,15 +257,7 @@ async fn copy_postings(tx: &mut PgConnection, closed: &ClosedBatch) -> Result<()
     if rows.is_empty() {
         return Ok(());
     }
-    rows.send(
-        tx,
-        "copy posting (chain, part, series, rate_set, quarter, requests, input_uncached_tokens, \
-         input_cache_read_tokens, input_cache_write_tokens, input_cache_write_1h_tokens, \
-         input_audio_tokens, output_text_tokens, output_reasoning_tokens, output_audio_tokens, \
-         images, failed_requests, unmeasured_requests, priced_requests, unpriced_requests, amount) \
-         from stdin (format binary)",
-    )
-    .await
+    rows.send(tx, COPY_POSTINGS).await
 }
 
 fn add_posting(rows: &mut Rows, part: PartRef, posting: &Posting) {
