@@ -19,6 +19,7 @@ pub mod adjustment;
 pub mod calendar;
 pub mod decision;
 pub mod event;
+pub mod feed;
 pub mod fold;
 pub mod hash;
 pub mod ids;
