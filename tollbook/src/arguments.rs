@@ -364,6 +364,9 @@ pub(crate) struct RepriceArguments {
     /// Usage before this time, the start of a quarter-hour.
     #[arg(long, value_name = "TIME")]
     pub(crate) to: Option<String>,
+    /// Of this tenant only.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) tenant: Option<String>,
     /// Of this application only.
     #[arg(long, value_name = "NAME")]
     pub(crate) app: Option<String>,

@@ -15,6 +15,7 @@ use domain::hash::Hash256;
 use domain::ids::PartNumber;
 use domain::meter::Meter;
 use domain::part::{FOLD_VERSION, PartHeader};
+use domain::time::{QUARTER_MS, Quarter, UnixMs};
 use store::adjust::{Journal, SumsFilter, resolved_by};
 use store::audit::{self, Chain, Pages, StoredAdjustment, StoredPart};
 use tokio::sync::mpsc;
@@ -252,8 +253,13 @@ impl AdjustmentCheck<'_> {
         let mut books = Books::new(&self.places.db);
         let mut journal = Journal::open(&self.places.db).await?;
         let mut postings = Vec::with_capacity(keys.len().saturating_mul(2));
+        // By time, so that each look reads the few quarter-hours that its keys lie in.
+        let mut keys = keys.to_vec();
+        keys.sort_unstable_by_key(|key| key.quarter);
         for keys in keys.chunks(KEYS_MAX) {
             let filter = SumsFilter {
+                from: keys.first().map(|key| key.quarter.start()),
+                to: keys.last().map(|key| quarter_end(key.quarter)),
                 keys: keys.to_vec(),
                 ..SumsFilter::default()
             };
@@ -467,4 +473,9 @@ fn compare_postings(
             ));
         }
     }
+}
+
+/// Returns the instant after a quarter-hour.
+fn quarter_end(quarter: Quarter) -> UnixMs {
+    quarter.start().saturating_add_ms(QUARTER_MS)
 }

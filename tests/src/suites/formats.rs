@@ -54,11 +54,10 @@ fn litellms_costs_are_litellms_own() {
     let topic = world.topic(3);
     let payloads = payloads();
     topic.send_texts(3, payloads.iter().cloned());
+    let config = source(&world, &topic, "litellm", "app = \"request_tags.0\"");
+    // LiteLLM's own map, as a user has it; the first start puts the shipped prices in force.
     let map = folders::workspace().join("testdata/litellm/price_map.json");
-    let config = source(&world, &topic, "litellm", "app = \"request_tags.0\"").with_more(&format!(
-        "[prices]\nfiles = [\"{}\"]\n",
-        Path::display(&map)
-    ));
+    import(&config, &map);
     config.catch_up();
 
     let mut theirs: BTreeMap<(String, String), (u64, BigDecimal)> = BTreeMap::new();
@@ -91,14 +90,57 @@ fn litellms_costs_are_litellms_own() {
         let bound = BigDecimal::new(1.into(), 9) * BigDecimal::from(*requests);
         assert!((&ours - cost).abs() <= bound, "{key:?}: {ours} and {cost}");
     }
-    let verified = config.output(&["verify"]);
-    assert!(verified.contains("\nverified: "), "{verified}");
+    assert_verified(&config);
     // A shipper's repeat, byte for byte, in another partition.
     topic.send(payloads.iter().map(|payload| Record::text(1, payload)));
     config.catch_up();
     let duplicates = "select sum(duplicates) || '/' || sum(accepted) from part";
     let repeated = world.database.value(duplicates);
     assert_eq!(repeated, "100/100", "repeats are charged nothing");
+    price_the_llama(&world, &config, &payloads);
+}
+
+/// Imports a rate for the model that LiteLLM's map lacks: re-pricing charges its usage once.
+fn price_the_llama(world: &World, config: &Config, payloads: &[String]) {
+    let others = "select sum(amount) from posting p join series s on s.key = p.series \
+        where s.model <> 'in-house-llama'";
+    let before = world.database.value(others);
+    let rates = folders::make("lists").join("llama.csv");
+    let text = "provider,model,meter,above_input_tokens,usd_per_unit,source\n\
+        openai,in-house-llama,input_uncached_tokens,0,0.00000025,contract\n\
+        openai,in-house-llama,output_text_tokens,0,0.0000011,contract\n";
+    std::fs::write(&rates, text).unwrap();
+    import(config, &rates);
+    let mut expected = BigDecimal::default();
+    for payload in payloads {
+        let payload: Value = serde_json::from_str(payload).unwrap();
+        if payload["model_group"] == "in-house-llama" {
+            let tokens = |name: &str| BigDecimal::from(payload[name].as_u64().unwrap());
+            expected += tokens("prompt_tokens") * BigDecimal::new(25.into(), 8)
+                + tokens("completion_tokens") * BigDecimal::new(11.into(), 7);
+        }
+    }
+    for again in ["once", "twice"] {
+        let _posted = config.output(&["reprice", "--yes"]);
+        let rows = report(config, "model");
+        let llama = rows.iter().find(|row| row["model"] == "in-house-llama");
+        let llama = llama.expect("it was used");
+        let cost: BigDecimal = llama["cost"].as_str().unwrap().parse().unwrap();
+        assert_eq!(cost, expected, "priced {again}");
+        assert_eq!(llama["unpriced_requests"], 0, "{llama}");
+        assert_eq!(world.database.value(others), before, "others stay");
+    }
+    assert_verified(config);
+}
+
+fn import(config: &Config, list: &Path) {
+    let list = list.display().to_string();
+    let _told = config.output(&["prices", "import", &list]);
+}
+
+fn assert_verified(config: &Config) {
+    let verified = config.output(&["verify"]);
+    assert!(verified.contains("\nverified: "), "{verified}");
 }
 
 fn event(id: &str, input: u64) -> Value {

@@ -64,13 +64,14 @@ fn read(settings: &Settings, arguments: &RepriceArguments) -> Result<RepriceArgs
     }
     let instant = |edge: Option<UnixMs>| edge.map(|edge| edge.to_string());
     let asked = json!({
-        "from": instant(from), "to": instant(to), "app": arguments.app,
-        "provider": arguments.provider, "model": arguments.model,
+        "from": instant(from), "to": instant(to), "tenant": arguments.tenant,
+        "app": arguments.app, "provider": arguments.provider, "model": arguments.model,
     });
     Ok(RepriceArgs {
         filter: SumsFilter {
             from,
             to,
+            tenant: arguments.tenant.clone(),
             app: arguments.app.clone(),
             provider: arguments.provider.clone(),
             model: arguments.model.clone(),

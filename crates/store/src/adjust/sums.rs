@@ -27,6 +27,8 @@ pub struct SumsFilter {
     pub from: Option<UnixMs>,
     /// Of quarter-hours that start before this instant.
     pub to: Option<UnixMs>,
+    /// Of this tenant.
+    pub tenant: Option<String>,
     /// Of this application.
     pub app: Option<String>,
     /// Of this provider, and of paths with a segment of this name: which provider a path means is for
@@ -146,7 +148,7 @@ impl Journal {
             HeldRow,
             r#"-- journal_sums
             -- $1, $2: the last part of each chain; $3, $4: the range, half-open; $5: app;
-            -- $6: provider; $7: model; $8 to $10: keys
+            -- $6: provider; $7: model; $8 to $10: keys; $11: tenant
             select p.quarter, p.series, p.rate_set, s.app, s.provider, s.model,
                 array[sum(p.requests), sum(p.input_uncached_tokens),
                     sum(p.input_cache_read_tokens), sum(p.input_cache_write_tokens),
@@ -163,6 +165,7 @@ impl Journal {
             join series s on s.key = p.series
             where ($3::timestamptz is null or p.quarter >= $3)
               and ($4::timestamptz is null or p.quarter < $4)
+              and ($11::text is null or s.tenant = $11)
               and ($5::text is null or s.app = $5)
               and ($6::text is null or s.provider = $6
                    or $6 = any (string_to_array(s.provider, '/')))
@@ -182,6 +185,7 @@ impl Journal {
             &series,
             &rate_sets,
             &quarters,
+            filter.tenant.as_deref(),
         )
         .fetch(&mut *self.tx);
         while let Some(row) = rows.try_next().await? {

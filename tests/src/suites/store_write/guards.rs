@@ -20,7 +20,7 @@ pub(super) const TESTS: &[Test] = &[
     test!(another_schema_is_refused_with_the_cure, "D12"),
 ];
 
-const APPEND_ONLY: [&str; 12] = [
+const APPEND_ONLY: [&str; 15] = [
     "price_book",
     "price_layer",
     "price_book_layer",
@@ -33,6 +33,9 @@ const APPEND_ONLY: [&str; 12] = [
     "posting",
     "rejected_event",
     "duplicate",
+    "adjustment",
+    "adjustment_bound",
+    "rejection_resolved",
 ];
 
 /// Returns a ledger with a row in every append-only table.
@@ -51,7 +54,10 @@ fn filled() -> World {
         .unwrap();
     world.sql.run(
         "insert into rejected_event values (1, 9, 0, 1, 'not_json', '', '', now(), '', 0,
-             gen_random_uuid())",
+             gen_random_uuid());
+         insert into adjustment values (1, 1, 'retry', now(), 'somebody', '', '{}', false);
+         insert into adjustment_bound values (1, 1, 1, 1);
+         insert into rejection_resolved values (1, 9, 0, 1, 1, 0, 1, 0, 0)",
     );
     world
 }
