@@ -178,6 +178,65 @@ pub struct Decision {
     pub shadow_denials: usize,
 }
 
+impl Decision {
+    /// Returns the same after the limit that binds was charged so much.
+    #[must_use]
+    pub fn after(self, charged: Units) -> Self {
+        let verdict = self.verdict.map(|verdict| verdict.after(charged));
+        Self { verdict, ..self }
+    }
+
+    /// Of two denials: says whether this one ends before the other.
+    #[must_use]
+    pub fn ends_before(&self, other: &Self) -> bool {
+        let pair = other.verdict.zip(self.verdict);
+        pair.is_some_and(|(other, own)| other.binds_more_than(&own))
+    }
+}
+
+/// Weighs what limits say, one after the other, to one decision.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Weighing {
+    enforced: Option<(usize, Verdict)>,
+    shadow: Option<(usize, Verdict)>,
+    shadow_denials: usize,
+}
+
+impl Weighing {
+    /// Adds what the limit with this index says.
+    #[inline]
+    pub fn take(&mut self, index: usize, enforce: Enforce, verdict: &Verdict) {
+        let binding = match enforce {
+            Enforce::Soft => &mut self.enforced,
+            Enforce::Shadow => {
+                let denials = usize::from(verdict.is_over);
+                self.shadow_denials = self.shadow_denials.saturating_add(denials);
+                &mut self.shadow
+            }
+        };
+        if binding.is_none_or(|(_, known)| verdict.binds_more_than(&known)) {
+            *binding = Some((index, *verdict));
+        }
+    }
+
+    /// Returns what all of them say together: denied where one that is enforced is passed.
+    #[must_use]
+    pub fn decision(&self) -> Decision {
+        let is_denied = self.enforced.is_some_and(|(_, verdict)| verdict.is_over);
+        let binding = self.enforced.or(self.shadow);
+        Decision {
+            outcome: if is_denied {
+                Outcome::Deny
+            } else {
+                Outcome::Allow
+            },
+            binding: binding.map(|(index, _)| index),
+            verdict: binding.map(|(_, verdict)| verdict),
+            shadow_denials: self.shadow_denials,
+        }
+    }
+}
+
 /// Decides an ask: checks all limits, then charges all of them or none.
 ///
 /// Denied where one limit that is enforced has used + asked > limit. Each room's verdict says what
@@ -186,13 +245,7 @@ pub fn decide(rooms: &mut [Room<'_>]) -> Decision {
     let decision = evaluate(rooms);
     match decision.outcome {
         Outcome::Deny => decision,
-        Outcome::Allow => {
-            let charged = charge_all(rooms, decision.binding);
-            Decision {
-                verdict: decision.verdict.map(|verdict| verdict.after(charged)),
-                ..decision
-            }
-        }
+        Outcome::Allow => decision.after(charge_all(rooms, decision.binding)),
     }
 }
 
@@ -219,11 +272,7 @@ pub fn choose<'a, 'b: 'a>(
         match decision.outcome {
             Outcome::Allow => return Some((index, decision)),
             Outcome::Deny => {
-                let binds_less = denied.is_none_or(|(_, known)| {
-                    let pair = known.verdict.zip(decision.verdict);
-                    pair.is_some_and(|(known, new)| known.binds_more_than(&new))
-                });
-                if binds_less {
+                if denied.is_none_or(|(_, known)| decision.ends_before(&known)) {
                     denied = Some((index, decision));
                 }
             }
@@ -234,35 +283,13 @@ pub fn choose<'a, 'b: 'a>(
 
 /// Checks all limits and charges none.
 pub fn evaluate(rooms: &mut [Room<'_>]) -> Decision {
-    let mut enforced: Option<(usize, Verdict)> = None;
-    let mut shadow: Option<(usize, Verdict)> = None;
-    let mut shadow_denials = 0_usize;
+    let mut weighing = Weighing::default();
     for (index, room) in rooms.iter_mut().enumerate() {
         let verdict = room.counter.check(room.limit, room.moment, room.asked);
         room.verdict = Some(verdict);
-        let binding = match room.limit.enforce() {
-            Enforce::Soft => &mut enforced,
-            Enforce::Shadow => {
-                shadow_denials = shadow_denials.saturating_add(usize::from(verdict.is_over));
-                &mut shadow
-            }
-        };
-        if binding.is_none_or(|(_, known)| verdict.binds_more_than(&known)) {
-            *binding = Some((index, verdict));
-        }
+        weighing.take(index, room.limit.enforce(), &verdict);
     }
-    let is_denied = enforced.is_some_and(|(_, verdict)| verdict.is_over);
-    let binding = enforced.or(shadow);
-    Decision {
-        outcome: if is_denied {
-            Outcome::Deny
-        } else {
-            Outcome::Allow
-        },
-        binding: binding.map(|(index, _)| index),
-        verdict: binding.map(|(_, verdict)| verdict),
-        shadow_denials,
-    }
+    weighing.decision()
 }
 
 /// Charges all limits; returns what the binding one was charged.

@@ -29,7 +29,7 @@ const BUCKET_SLOTS_MAX: usize = 4 * SLOTS_MAX;
 pub struct Counter {
     origin: Origin,
     own: SlotTable,
-    bucket: Option<Box<Bucket>>,
+    bucket: Option<Bucket>,
     others: Option<Box<Others>>,
 }
 
@@ -40,10 +40,11 @@ struct Others {
     table: SlotTable,
 }
 
-/// What only buckets need.
+/// What only buckets need; their levels lie beside the newest slot, so that a decision follows no
+/// pointer.
 #[derive(Debug, Clone)]
 struct Bucket {
-    base: Option<Base>,
+    base: Option<Box<Base>>,
     /// All that this process ever charged.
     own_total: Units,
     /// The walk from the base over all slots: see [`Account`].
@@ -70,7 +71,7 @@ impl Counter {
     pub fn new(limit: &LimitSpec, origin: Origin) -> Self {
         let bucket = match limit.algorithm() {
             Algorithm::Window(_) => None,
-            Algorithm::TokenBucket(_) | Algorithm::LeakyBucket(_) => Some(Box::new(Bucket::EMPTY)),
+            Algorithm::TokenBucket(_) | Algorithm::LeakyBucket(_) => Some(Bucket::EMPTY),
         };
         Self {
             origin,
@@ -139,7 +140,10 @@ impl Counter {
     /// holding, so that a message that arrives again counts nothing twice.
     pub fn prune(&mut self, limit: &LimitSpec, now: UnixMs) {
         let cut = self.cut(limit, now);
-        let base = self.bucket.as_ref().and_then(|bucket| bucket.base.as_ref());
+        let base = self
+            .bucket
+            .as_ref()
+            .and_then(|bucket| bucket.base.as_deref());
         if let Some(others) = &mut self.others {
             others.account.retain(|origin, use_| {
                 let is_live = use_.slots().iter().any(|slot| slot.start.get() > cut);
@@ -176,7 +180,10 @@ impl Counter {
                 .iter()
                 .fold(Units::ZERO, |total, slot| total.saturating_add(slot.sum)),
         };
-        let base = self.bucket.as_ref().and_then(|bucket| bucket.base.clone());
+        let base = self
+            .bucket
+            .as_ref()
+            .and_then(|bucket| bucket.base.as_deref().cloned());
         Message {
             origin: self.origin,
             use_: OriginUse::new(revision, total, slots),
@@ -276,7 +283,7 @@ impl Counter {
         bucket.own_total = bucket.own_total.saturating_add(units);
         bucket.exact.charge(walk, moment.now, units);
         let is_in_order = start >= bucket.merged.at();
-        let is_folded = bucket.base.as_ref().is_some_and(|base| start < base.at());
+        let is_folded = bucket.base.as_deref().is_some_and(|base| start < base.at());
         if !is_folded {
             self.own.add(start, units);
         }
@@ -301,13 +308,13 @@ impl Counter {
         let Some(bucket) = &mut self.bucket else {
             return;
         };
-        let since = bucket.base.as_ref().map_or(UnixMs::FIRST, Base::at);
+        let since = bucket.base.as_deref().map_or(UnixMs::FIRST, Base::at);
         if at <= since {
             return;
         }
         let others = self.others.as_deref();
         let fluid = walked(walk, self.origin, bucket, others, &self.own, at);
-        let known = bucket.base.as_ref().map(Base::included);
+        let known = bucket.base.as_deref().map(Base::included);
         let mut included = known.cloned().unwrap_or_default();
         let others = others
             .into_iter()
@@ -319,7 +326,8 @@ impl Counter {
             let held = included.entry(origin).or_insert(before);
             *held = before.max(*held);
         }
-        bucket.base = Some(Base::new(at, fluid.level_at(walk, at), included));
+        let level = fluid.level_at(walk, at);
+        bucket.base = Some(Box::new(Base::new(at, level, included)));
         self.own.drop_before(at);
         if let Some(others) = &mut self.others {
             others.table.drop_before(at);
@@ -332,7 +340,7 @@ impl Counter {
         let Some(bucket) = &mut self.bucket else {
             return false;
         };
-        if base <= bucket.base {
+        if base.as_ref() <= bucket.base.as_deref() {
             return false;
         }
         let seen = base.as_ref().map_or(Units::ZERO, |base| {
@@ -342,7 +350,7 @@ impl Counter {
         });
         // Others saw more of this process than this counter knows: it is one that began anew.
         bucket.own_total = bucket.own_total.saturating_add(seen);
-        bucket.base = base;
+        bucket.base = base.map(Box::new);
         true
     }
 
@@ -357,7 +365,10 @@ impl Counter {
                 sliding_cut(now, length.ms(), slots.slot_ms(now))
             }
             Algorithm::TokenBucket(_) | Algorithm::LeakyBucket(_) => {
-                let base = self.bucket.as_ref().and_then(|bucket| bucket.base.as_ref());
+                let base = self
+                    .bucket
+                    .as_ref()
+                    .and_then(|bucket| bucket.base.as_deref());
                 let since = base.map_or(UnixMs::FIRST, Base::at);
                 since.get().saturating_sub(1)
             }
@@ -366,7 +377,10 @@ impl Counter {
 
     /// Sums the slots of the others again, from the base on.
     fn merge_slots(&mut self, limit: &LimitSpec) {
-        let base = self.bucket.as_ref().and_then(|bucket| bucket.base.as_ref());
+        let base = self
+            .bucket
+            .as_ref()
+            .and_then(|bucket| bucket.base.as_deref());
         let since = base.map_or(UnixMs::FIRST, Base::at);
         if since > UnixMs::FIRST {
             self.own.drop_before(since);
@@ -445,7 +459,7 @@ fn walked(
     own: &SlotTable,
     end: UnixMs,
 ) -> Fluid {
-    let base = bucket.base.as_ref();
+    let base = bucket.base.as_deref();
     let mut fluid = Fluid::standing_on(base);
     let since = fluid.at();
     let own_late = bucket::late(base, origin, own_before(bucket, own, since));

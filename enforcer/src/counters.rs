@@ -1,0 +1,456 @@
+//! The counters of this process: one per limit and key, in shards, decided over atomically.
+//!
+//! Invariant: whoever touches several counters holds the locks of all their shards, taken in index
+//! order, from the first check to the last charge; so decisions are as if one came after the other, and
+//! a refused ask leaves everything as it was. A counter comes into being when it is first charged or
+//! merged, so what is only asked for takes no memory. Deliberately absent: time, names of limits, and
+//! who sends what is taken here.
+
+use std::hash::BuildHasher as _;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use domain::account::{Counter, Message, Origin, ReplicaId, Revision};
+use domain::decision::{Asked, Decision, Outcome, Verdict, Weighing};
+use domain::feed::Entry;
+use domain::limit::{LimitSpec, Moment};
+use domain::policy::CounterKey;
+use domain::policy::model::LimitId;
+use domain::time::UnixMs;
+use domain::units::Units;
+use foldhash::fast::RandomState;
+use hashbrown::HashTable;
+use parking_lot::{Mutex, MutexGuard};
+use smallvec::SmallVec;
+
+/// Shards: so many that threads seldom meet, so few that their locks stay in the cache.
+const SHARDS: usize = 512;
+
+/// What one decision's limits say, in their order; on the stack for as many as most have.
+pub type Verdicts = SmallVec<[Verdict; 8]>;
+
+/// One limit as one decision meets it. No two of a decision may have the same limit and key.
+#[derive(Debug, Clone, Copy)]
+pub struct Counted<'a> {
+    /// The limit.
+    pub limit: &'a LimitSpec,
+    /// Its identity.
+    pub id: LimitId,
+    /// Which of its counters.
+    pub key: CounterKey,
+    /// Now, and the limit's slot that holds it.
+    pub moment: Moment,
+    /// What must fit.
+    pub asked: Asked,
+    /// What is charged where the request may go; nothing where it is negative.
+    pub charge: Units,
+}
+
+/// All counters of this process.
+#[derive(Debug)]
+pub struct Counters {
+    origin: Origin,
+    hasher: RandomState,
+    shards: Box<[Shard]>,
+    /// Where the next call of `take_changed` begins, so that no shard waits forever.
+    next: AtomicUsize,
+}
+
+/// A shard on a cache line of its own, so that threads in neighbours do not disturb each other.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+struct Shard(Mutex<Table>);
+
+/// The counters of a shard.
+#[derive(Debug, Default)]
+struct Table {
+    held: HashTable<Held>,
+    /// Those with own use that was not sent yet, each once.
+    changed: Vec<(LimitId, CounterKey)>,
+}
+
+/// One counter in its place.
+#[derive(Debug)]
+struct Held {
+    limit: LimitId,
+    key: CounterKey,
+    /// Whether it stands among the changed ones.
+    is_changed: bool,
+    counter: Counter,
+}
+
+impl Held {
+    fn is(&self, limit: LimitId, key: CounterKey) -> bool {
+        self.key == key && self.limit == limit
+    }
+}
+
+/// Where the counter of one limit of a decision lies.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    hash: u64,
+    /// Which of the locked shards.
+    table: usize,
+    /// Its bucket there; absent where there is no such counter yet.
+    bucket: Option<usize>,
+}
+
+/// The locks of one decision, and where its counters lie under them.
+#[derive(Debug)]
+struct Locked<'c> {
+    counters: &'c Counters,
+    tables: SmallVec<[MutexGuard<'c, Table>; 8]>,
+    places: SmallVec<[Place; 8]>,
+}
+
+impl Counters {
+    /// Begins with no counters; `replica` is who counts here.
+    pub fn new(replica: ReplicaId) -> Self {
+        Self::with_shards(replica, SHARDS)
+    }
+
+    fn with_shards(replica: ReplicaId, shards: usize) -> Self {
+        Self {
+            origin: Origin::Replica(replica),
+            hasher: RandomState::default(),
+            shards: (0..shards).map(|_| Shard::default()).collect(),
+            next: AtomicUsize::new(0),
+        }
+    }
+
+    /// Decides an ask: checks all limits, then charges all of them or none, as one step. `verdicts`
+    /// receives what each found before the charge, in order.
+    pub fn decide(&self, counted: &[Counted<'_>], verdicts: &mut Verdicts) -> Decision {
+        let mut locked = self.lock(counted);
+        let decision = locked.check(counted, None, verdicts);
+        match decision.outcome {
+            Outcome::Deny => decision,
+            Outcome::Allow => {
+                locked.charge(counted);
+                let binding = decision.binding.and_then(|binding| counted.get(binding));
+                let charged = binding.map_or(Units::ZERO, |counted| counted.charge.or_zero());
+                decision.after(charged)
+            }
+        }
+    }
+
+    /// Says what [`Counters::decide`] would, and charges nothing.
+    pub fn evaluate(&self, counted: &[Counted<'_>], verdicts: &mut Verdicts) -> Decision {
+        self.lock(counted).check(counted, None, verdicts)
+    }
+
+    /// Charges a report: all limits in full, whatever they say; then says what they say to an ask for
+    /// nothing.
+    pub fn report(&self, counted: &[Counted<'_>], verdicts: &mut Verdicts) -> Decision {
+        let mut locked = self.lock(counted);
+        if locked.charge(counted) {
+            locked.find(counted);
+        }
+        locked.check(counted, Some(Asked::Units(Units::ZERO)), verdicts)
+    }
+
+    /// Charges one counter for itself, whatever its limit says, and returns what that says to an ask
+    /// for nothing afterwards.
+    pub fn charge(&self, counted: &Counted<'_>) -> Verdict {
+        let nothing = Asked::Units(Units::ZERO);
+        let hash = self.hash(counted.id, counted.key);
+        let mut table = self.table_of(hash);
+        match table.find(hash, counted.id, counted.key) {
+            None if counted.charge.or_zero().is_zero() => {
+                let mut counter = Counter::new(counted.limit, self.origin);
+                counter.check(counted.limit, counted.moment, nothing)
+            }
+            None => {
+                self.charge_new(&mut table, hash, counted);
+                let bucket = table.find(hash, counted.id, counted.key);
+                table.check(bucket, counted, nothing, self.origin)
+            }
+            Some(bucket) => {
+                table.charge(bucket, counted);
+                table.check(Some(bucket), counted, nothing, self.origin)
+            }
+        }
+    }
+
+    /// Merges what another origin says of a counter; `limit` only for its algorithm. What this process
+    /// sent itself and reads again changes nothing.
+    pub fn merge(
+        &self,
+        id: LimitId,
+        key: CounterKey,
+        limit: &LimitSpec,
+        message: Message,
+        now: UnixMs,
+    ) {
+        let hash = self.hash(id, key);
+        let mut table = self.table_of(hash);
+        if let Some(bucket) = table.find(hash, id, key) {
+            if let Some(held) = table.held.get_bucket_mut(bucket) {
+                held.counter.merge(limit, message);
+            }
+            return;
+        }
+        if message.origin == self.origin {
+            return;
+        }
+        let mut counter = Counter::new(limit, self.origin);
+        counter.merge(limit, message);
+        // A feed tells of much that is over; it would only be pruned again.
+        if !counter.is_idle(limit, now) {
+            self.insert(&mut table, hash, id, key, counter);
+        }
+    }
+
+    /// Takes own use that changed since the last call: absolute, at most `max` counters, which then
+    /// count as sent.
+    pub fn take_changed(&self, max: usize, revision: Revision) -> Vec<Entry> {
+        let mut taken = Vec::new();
+        let begin = self.next.load(Ordering::Relaxed);
+        for step in 0..self.shards.len() {
+            let index = begin.saturating_add(step) % self.shards.len();
+            let Some(shard) = self.shards.get(index) else {
+                continue;
+            };
+            let mut table = shard.0.lock();
+            while let Some((limit, key)) = table.changed.pop() {
+                let hash = self.hash(limit, key);
+                let held = table.held.find_mut(hash, |held| held.is(limit, key));
+                if let Some(held) = held {
+                    held.is_changed = false;
+                    taken.push(held.entry(revision));
+                }
+                if taken.len() >= max {
+                    self.next.store(index, Ordering::Relaxed);
+                    return taken;
+                }
+            }
+        }
+        taken
+    }
+
+    /// Returns own use of all counters whose limits are wanted, of which there is any.
+    pub fn own(&self, is_wanted: impl Fn(LimitId) -> bool, revision: Revision) -> Vec<Entry> {
+        let mut own = Vec::new();
+        for shard in &self.shards {
+            let table = shard.0.lock();
+            let wanted = table.held.iter().filter(|held| is_wanted(held.limit));
+            let entries = wanted.map(|held| held.entry(revision));
+            own.extend(entries.filter(|entry| {
+                let Message { use_, base, .. } = &entry.message;
+                !use_.slots().is_empty() || !use_.total().is_zero() || base.is_some()
+            }));
+        }
+        own
+    }
+
+    /// Forgets what no longer counts, and the counters of limits that are gone. Holds one shard at a
+    /// time.
+    pub fn prune(&self, now: UnixMs, limit_of: impl Fn(LimitId) -> Option<LimitSpec>) {
+        for shard in &self.shards {
+            let mut table = shard.0.lock();
+            let before = table.held.len();
+            table.held.retain(|held| {
+                limit_of(held.limit).is_some_and(|limit| {
+                    if held.counter.others().is_some() {
+                        held.counter.prune(&limit, now);
+                    }
+                    !held.counter.is_idle(&limit, now)
+                })
+            });
+            if table.held.len() < before {
+                let Table { held, changed } = &mut *table;
+                changed.retain(|(limit, key)| {
+                    let hash = self.hash(*limit, *key);
+                    held.find(hash, |held| held.is(*limit, *key)).is_some()
+                });
+                if held.len().saturating_mul(4) < held.capacity() {
+                    held.shrink_to(held.len().saturating_mul(2), |held| {
+                        self.hash(held.limit, held.key)
+                    });
+                }
+            }
+        }
+    }
+
+    /// Returns how many counters there are.
+    pub fn count(&self) -> usize {
+        let counts = self.shards.iter().map(|shard| shard.0.lock().held.len());
+        counts.fold(0, usize::saturating_add)
+    }
+
+    /// Locks the shards of all counters in index order, each once, and finds the counters.
+    fn lock(&self, counted: &[Counted<'_>]) -> Locked<'_> {
+        let mut places: SmallVec<[Place; 8]> = SmallVec::with_capacity(counted.len());
+        let mut shards: SmallVec<[usize; 8]> = SmallVec::with_capacity(counted.len());
+        for counted in counted {
+            let hash = self.hash(counted.id, counted.key);
+            let table = self.shard_of(hash);
+            shards.push(table);
+            places.push(Place {
+                hash,
+                table,
+                bucket: None,
+            });
+        }
+        shards.sort_unstable();
+        shards.dedup();
+        let known = shards.iter().filter_map(|shard| self.shards.get(*shard));
+        let tables = known.map(|shard| shard.0.lock()).collect();
+        for place in &mut places {
+            place.table = shards.binary_search(&place.table).unwrap_or_default();
+        }
+        let mut locked = Locked {
+            counters: self,
+            tables,
+            places,
+        };
+        locked.find(counted);
+        locked
+    }
+
+    /// Both are the beginnings of hashes already; the seed keeps whoever chooses keys from choosing
+    /// shards.
+    fn hash(&self, limit: LimitId, key: CounterKey) -> u64 {
+        let [limit, key] = [limit.0, key.0].map(|hash| {
+            let [a, b, c, d, e, f, g, h, ..] = hash.to_bytes();
+            u64::from_le_bytes([a, b, c, d, e, f, g, h])
+        });
+        self.hasher.hash_one(limit.rotate_left(32) ^ key)
+    }
+
+    /// The table within a shard goes by the other bits.
+    fn shard_of(&self, hash: u64) -> usize {
+        let high = usize::try_from(hash >> 32).unwrap_or_default();
+        high.checked_rem(self.shards.len()).unwrap_or_default()
+    }
+
+    fn table_of(&self, hash: u64) -> MutexGuard<'_, Table> {
+        // There is at least one shard, and the index is below their number.
+        self.shards[self.shard_of(hash)].0.lock()
+    }
+
+    fn charge_new(&self, table: &mut Table, hash: u64, counted: &Counted<'_>) {
+        let counter = Counter::new(counted.limit, self.origin);
+        let bucket = self.insert(table, hash, counted.id, counted.key, counter);
+        table.charge(bucket, counted);
+    }
+
+    fn insert(
+        &self,
+        table: &mut Table,
+        hash: u64,
+        limit: LimitId,
+        key: CounterKey,
+        counter: Counter,
+    ) -> usize {
+        let held = Held {
+            limit,
+            key,
+            is_changed: false,
+            counter,
+        };
+        let rehash = |held: &Held| self.hash(held.limit, held.key);
+        let inserted = table.held.insert_unique(hash, held, rehash);
+        inserted.bucket_index()
+    }
+}
+
+impl Held {
+    fn entry(&self, revision: Revision) -> Entry {
+        Entry {
+            limit: self.limit,
+            counter: self.key,
+            message: self.counter.message(revision),
+        }
+    }
+}
+
+impl Table {
+    fn find(&self, hash: u64, limit: LimitId, key: CounterKey) -> Option<usize> {
+        self.held
+            .find_bucket_index(hash, |held| held.is(limit, key))
+    }
+
+    /// Says what a limit says; of a counter that is not there, what a new one would.
+    fn check(
+        &mut self,
+        bucket: Option<usize>,
+        counted: &Counted<'_>,
+        asked: Asked,
+        origin: Origin,
+    ) -> Verdict {
+        let held = bucket.and_then(|bucket| self.held.get_bucket_mut(bucket));
+        match held {
+            Some(held) => held.counter.check(counted.limit, counted.moment, asked),
+            None => Counter::new(counted.limit, origin).check(counted.limit, counted.moment, asked),
+        }
+    }
+
+    fn charge(&mut self, bucket: usize, counted: &Counted<'_>) {
+        let units = counted.charge.or_zero();
+        if units.is_zero() {
+            return;
+        }
+        if let Some(held) = self.held.get_bucket_mut(bucket) {
+            held.counter.charge(counted.limit, counted.moment, units);
+            if !held.is_changed {
+                held.is_changed = true;
+                self.changed.push((held.limit, held.key));
+            }
+        }
+    }
+}
+
+impl Locked<'_> {
+    fn find(&mut self, counted: &[Counted<'_>]) {
+        for (place, counted) in self.places.iter_mut().zip(counted) {
+            let table = self.tables.get(place.table);
+            place.bucket = table.and_then(|table| table.find(place.hash, counted.id, counted.key));
+        }
+    }
+
+    /// Asks all limits; `instead` replaces what each is asked.
+    fn check(
+        &mut self,
+        counted: &[Counted<'_>],
+        instead: Option<Asked>,
+        verdicts: &mut Verdicts,
+    ) -> Decision {
+        verdicts.clear();
+        let mut weighing = Weighing::default();
+        for (index, (place, counted)) in self.places.iter().zip(counted).enumerate() {
+            if let Some(table) = self.tables.get_mut(place.table) {
+                let asked = instead.unwrap_or(counted.asked);
+                let verdict = table.check(place.bucket, counted, asked, self.counters.origin);
+                weighing.take(index, counted.limit.enforce(), &verdict);
+                verdicts.push(verdict);
+            }
+        }
+        weighing.decision()
+    }
+
+    /// Charges all limits; says whether that made new counters, by which others may have moved.
+    fn charge(&mut self, counted: &[Counted<'_>]) -> bool {
+        let mut makes_new = false;
+        for (place, counted) in self.places.iter().zip(counted) {
+            match (place.bucket, self.tables.get_mut(place.table)) {
+                (Some(bucket), Some(table)) => table.charge(bucket, counted),
+                (None, Some(_)) => makes_new |= !counted.charge.or_zero().is_zero(),
+                (Some(_) | None, None) => {}
+            }
+        }
+        if makes_new {
+            for (place, counted) in self.places.iter().zip(counted) {
+                if place.bucket.is_none()
+                    && !counted.charge.or_zero().is_zero()
+                    && let Some(table) = self.tables.get_mut(place.table)
+                {
+                    self.counters.charge_new(table, place.hash, counted);
+                }
+            }
+        }
+        makes_new
+    }
+}
+
+#[cfg(test)]
+mod tests;
