@@ -8,13 +8,15 @@ use std::sync::Arc;
 
 use domain::event::{AgeRule, UsageEvent};
 use domain::fold::{BatchFold, Folder};
-use domain::ids::{PartRef, Place, Version};
+use domain::ids::{PartRef, Place};
 use domain::part::RejectedEvent;
 use domain::reject::{Reason, Rejection};
 use domain::time::UnixMs;
 use parking_lot::RwLock;
+use store::in_force::Versions;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::accounts::count_accounts;
 use crate::assignment::Assignment;
 use crate::batch::{Payload, RawBatch, Record};
 use crate::decode::{Decoded, Decoder};
@@ -50,10 +52,8 @@ pub(crate) struct Folded {
     pub(crate) fold: BatchFold,
     /// The floor that each slice was folded under.
     pub(crate) floors: Vec<Option<UnixMs>>,
-    /// The price book's version that priced it.
-    pub(crate) prices: Version,
-    /// The source configuration's version that decoded it.
-    pub(crate) sources: Version,
+    /// What priced, decoded and counted it.
+    pub(crate) versions: Versions,
 }
 
 enum Request {
@@ -113,11 +113,11 @@ impl FoldingThread {
 }
 
 fn serve(mut mailbox: mpsc::Receiver<Request>, mut rules: Arc<Rules>, floors: &Floors) {
-    let mut folder = Folder::new(Arc::clone(&rules.book));
+    let mut folder = folder_of(&rules);
     while let Some(request) = mailbox.blocking_recv() {
         match request {
             Request::Use(changed) => {
-                folder = Folder::new(Arc::clone(&changed.book));
+                folder = folder_of(&changed);
                 rules = changed;
             }
             Request::Fold(raw, parts, reply) => {
@@ -129,6 +129,10 @@ fn serve(mut mailbox: mpsc::Receiver<Request>, mut rules: Arc<Rules>, floors: &F
     }
 }
 
+fn folder_of(rules: &Rules) -> Folder {
+    Folder::new(Arc::clone(&rules.book)).counting_by(rules.limits.clone())
+}
+
 fn fold_batch(
     folder: &mut Folder,
     rules: &Rules,
@@ -137,6 +141,7 @@ fn fold_batch(
     parts: &[PartRef],
 ) -> Folded {
     let mut fold = BatchFold::default();
+    count_accounts(&mut fold, rules.limits.as_ref());
     let mut used_floors = Vec::with_capacity(raw.slices.len());
     for (slice, part) in raw.slices.iter().zip(parts) {
         let floor = floors.of(slice.assignment.source);
@@ -162,8 +167,7 @@ fn fold_batch(
         raw,
         fold,
         floors: used_floors,
-        prices: rules.prices,
-        sources: rules.sources,
+        versions: rules.versions,
     }
 }
 

@@ -8,6 +8,7 @@
 //! Invariant: every record of every source partition is folded exactly once, whatever crashes.
 //! Deliberately absent: SQL (`store`), prices and sums (`domain`), command lines (`tollbook`).
 
+mod accounts;
 mod assignment;
 mod batch;
 pub mod config;

@@ -190,8 +190,9 @@ pub(crate) fn log_away(error: &LogError) {
 /// Tells that other rules came into force.
 pub(crate) fn rules_changed(rules: &Rules) {
     tracing::info!(
-        prices.version = rules.prices.0,
-        sources.version = rules.sources.0,
+        prices.version = rules.versions.prices.0,
+        sources.version = rules.versions.sources.0,
+        policies.version = rules.versions.policies.map(|version| version.0),
         "folding by other rules from now on"
     );
 }

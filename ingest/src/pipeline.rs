@@ -265,10 +265,9 @@ impl Committer {
             mut raw,
             fold,
             floors,
-            prices,
-            sources,
+            versions,
         } = folded;
-        if raw.drop_ended() || (prices, sources) != (self.rules.prices, self.rules.sources) {
+        if raw.drop_ended() || versions != self.rules.versions {
             return Ok(Try::Again(raw));
         }
         let advances: Vec<_> = raw
@@ -279,8 +278,7 @@ impl Committer {
             .collect();
         let asked: Vec<_> = raw.slices.iter().zip(&advances).map(resolve_part).collect();
         let write = BatchWrite {
-            prices,
-            sources,
+            versions,
             parts: advances,
             fold,
         };

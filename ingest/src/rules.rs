@@ -1,23 +1,24 @@
-//! The rules in force: which sources there are, how each is decoded, and what is priced by.
+//! The rules in force: which sources there are, how each is decoded, and what is priced and counted by.
 //!
-//! Invariant: rules are made from one version each of price book and source configuration, as
+//! Invariant: rules are made from one version each of price book, source configuration and policies, as
 //! Postgres holds them; never from files alone, so that all processes fold alike.
 
 use std::sync::Arc;
 
-use domain::ids::Version;
+use domain::counting::LogLimits;
+use domain::policy::files::{PolicyFile, compile_files};
 use domain::price::PriceBook;
-use store::in_force::InForce;
+use store::in_force::{InForce, Versions};
 
 use crate::decode::Decoder;
 use crate::source_config::{SourceConfig, from_canonical};
 
 /// The rules of one state of what is in force.
 pub struct Rules {
-    /// The price book's version.
-    pub prices: Version,
-    /// The source configuration's version.
-    pub sources: Version,
+    /// What they were made of.
+    pub versions: Versions,
+    /// The limits that count from the log; `None`: there are none.
+    pub limits: Option<Arc<LogLimits>>,
     /// The price book.
     pub book: Arc<PriceBook>,
     /// The sources, in the order of their configuration.
@@ -54,13 +55,28 @@ impl Rules {
             .collect::<Result<Vec<_>, _>>()
             .map_err(|error| unusable("source configuration", &error))?;
         Ok(Self {
-            prices: in_force.prices,
-            sources: in_force.sources,
+            versions: in_force.versions(),
+            limits: limits_from_log(&in_force.policy_files)?,
             book,
             configs,
             decoders,
         })
     }
+}
+
+/// Reads the limits of policy files in force that count from the log; `None` where there are none.
+///
+/// # Errors
+///
+/// [`UnusableRules`] where a newer program applied what this one cannot read; the caller stops.
+pub(crate) fn limits_from_log(
+    files: &[PolicyFile],
+) -> Result<Option<Arc<LogLimits>>, UnusableRules> {
+    let policies = compile_files(files).map_err(|errors| {
+        let first = errors.first().map(ToString::to_string);
+        unusable("policies", &first.unwrap_or_default())
+    })?;
+    Ok(LogLimits::of(Arc::new(policies)).map(Arc::new))
 }
 
 fn unusable(what: &'static str, error: &dyn std::fmt::Display) -> UnusableRules {

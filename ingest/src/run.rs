@@ -23,6 +23,7 @@ use tokio::sync::mpsc;
 use tokio::time::sleep;
 use uuid::Uuid;
 
+use crate::accounts;
 use crate::assignment::Assignments;
 use crate::config::{IngestConfig, KafkaConfig};
 use crate::error::IngestError;
@@ -329,6 +330,11 @@ impl<'s> Run<'s> {
         );
         tasks.spawn("roll-up", async move {
             rolling.await;
+            Ok(())
+        });
+        let deleting = accounts::keep(self.database.clone(), tasks.shutdown().clone());
+        tasks.spawn("old accounts", async move {
+            deleting.await;
             Ok(())
         });
         let dropping = old_ids::keep(self.database.clone(), tasks.shutdown().clone());

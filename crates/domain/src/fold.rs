@@ -4,6 +4,7 @@
 //! is large or small, and how events are spread over batches, changes no total. Deliberately absent:
 //! which events were counted before; the store finds that out and tells it here.
 
+mod accounts;
 mod closed;
 mod posting;
 
@@ -12,6 +13,7 @@ use std::sync::Arc;
 
 use foldhash::quality::RandomState;
 
+use crate::counting::{EventUse, LogCounter, LogLimits};
 use crate::event::{Identity, Outcome, PayloadDigest, Provenance, UsageEvent};
 use crate::ids::{PartRef, Place};
 use crate::part::{Counts, Duplicate, RejectedEvent};
@@ -20,6 +22,7 @@ use crate::reject::{Reason, Rejection};
 use crate::series::{Series, SeriesCache, SeriesId, UsedSeries};
 use crate::time::Quarter;
 
+use accounts::{BatchAccounts, PartAccounts};
 pub use closed::{ClosedBatch, ClosedPart};
 pub use posting::{Posting, PostingKey, Sums};
 
@@ -46,10 +49,12 @@ pub struct PartFold {
     duplicates: Vec<Duplicate>,
     postings: Vec<Posting>,
     open: HashMap<PostingKey, usize, RandomState>,
+    /// `None` where no limit counts from the log.
+    accounts: Option<PartAccounts>,
 }
 
 impl PartFold {
-    fn new(part: PartRef) -> Self {
+    fn new(part: PartRef, accounts: Option<PartAccounts>) -> Self {
         Self {
             part,
             counts: Counts::default(),
@@ -59,6 +64,7 @@ impl PartFold {
             duplicates: Vec::new(),
             postings: Vec::new(),
             open: HashMap::default(),
+            accounts,
         }
     }
 
@@ -199,6 +205,7 @@ pub struct BatchFold {
     ids: Vec<SeenId>,
     series: UsedSeries,
     conflicts: Conflicts,
+    accounts: Option<BatchAccounts>,
     /// The rate sets that the batch's postings name.
     pub rate_sets: HashMap<RateSetId, Arc<RateSet>, RandomState>,
 }
@@ -206,7 +213,8 @@ pub struct BatchFold {
 impl BatchFold {
     /// Opens the part of one more partition and returns its index in the batch.
     pub fn open_part(&mut self, part: PartRef) -> usize {
-        self.parts.push(PartFold::new(part));
+        let accounts = self.accounts.as_ref().map(BatchAccounts::begin);
+        self.parts.push(PartFold::new(part, accounts));
         self.parts.len().saturating_sub(1)
     }
 
@@ -251,9 +259,7 @@ impl BatchFold {
                 if id.identity.is_of_producer() && self.payload_of(&first) != self.payload_of(id) {
                     conflicts.add(id.identity, first.part, id.part);
                 }
-                if let Some(part) = self.parts.get_mut(id.part_index) {
-                    part.withdraw(id.accepted, first.part);
-                }
+                self.withdraw(id.part_index, id.accepted, first.part);
                 false
             }
             Some(_) | None => {
@@ -294,18 +300,17 @@ impl BatchFold {
 
     /// Counts events whose ids were taken before as duplicates of the part that took them.
     pub fn withdraw_seen(&mut self, seen: &HashMap<Identity, PartRef>) {
-        let parts = &mut self.parts;
-        self.ids.retain(|id| match seen.get(&id.identity) {
+        let mut ids = std::mem::take(&mut self.ids);
+        ids.retain(|id| match seen.get(&id.identity) {
             Some(first) => {
-                if let Some(part) = parts.get_mut(id.part_index) {
-                    part.withdraw(id.accepted, *first);
-                }
+                self.withdraw(id.part_index, id.accepted, *first);
                 false
             }
             None => true,
         });
+        self.ids = ids;
         // A repeat within the batch of an event that was itself counted before: first is that part.
-        for duplicate in parts.iter_mut().flat_map(|part| &mut part.duplicates) {
+        for duplicate in self.parts.iter_mut().flat_map(|part| &mut part.duplicates) {
             if let Some(first) = seen.get(&duplicate.identity) {
                 duplicate.first = *first;
             }
@@ -330,6 +335,7 @@ impl BatchFold {
 pub struct Folder {
     prices: PriceCache,
     series: SeriesCache,
+    counter: Option<LogCounter>,
 }
 
 impl Folder {
@@ -339,7 +345,15 @@ impl Folder {
         Self {
             prices: PriceCache::new(book, CACHE_ENTRIES_MAX),
             series: SeriesCache::new(CACHE_ENTRIES_MAX),
+            counter: None,
         }
+    }
+
+    /// Counts by these limits as well, in batches that do ([`BatchFold::count_by`]).
+    #[must_use]
+    pub fn counting_by(mut self, limits: Option<Arc<LogLimits>>) -> Self {
+        self.counter = limits.map(LogCounter::new);
+        self
     }
 
     /// Folds one event into a part of the batch.
@@ -374,7 +388,7 @@ impl Folder {
             unpriced_requests: u64::from(priced.is_unpriced),
             amount: priced.amount,
         };
-        batch
+        let rate_set = batch
             .rate_sets
             .entry(rate_set_id)
             .or_insert_with(|| Arc::clone(rate_set));
@@ -386,6 +400,20 @@ impl Folder {
         };
         if let Some(part) = batch.parts.get_mut(part_index) {
             part.accept(place, event, key, sums);
+            if let Some(accounts) = &mut part.accounts
+                && let Some(counter) = &mut self.counter
+                && let Some(of) = batch.series.by_id.get(&series)
+            {
+                let used = EventUse {
+                    series: of,
+                    start: event.start,
+                    quantities: &event.quantities,
+                    amount: priced.amount,
+                    is_unpriced: priced.is_unpriced,
+                    rate_set,
+                };
+                accounts.add(counter, series, &used);
+            }
         }
         Ok(())
     }

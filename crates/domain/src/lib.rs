@@ -17,6 +17,7 @@
 pub mod account;
 pub mod adjustment;
 pub mod calendar;
+pub mod counting;
 pub mod decision;
 pub mod event;
 pub mod feed;

@@ -9,6 +9,7 @@
 //! ([`model::Policy`]); then [`compile()`] makes of all policies together a [`CompiledSet`].
 
 pub mod cel;
+pub mod files;
 pub mod language;
 pub mod model;
 

@@ -11,6 +11,7 @@ use std::hash::BuildHasher;
 
 use crate::event::Dimensions;
 use crate::ids::UNATTRIBUTED;
+use crate::series::Series;
 
 /// A text that a request may carry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -162,6 +163,21 @@ impl<'a> Request<'a> {
             model: Some(event.model.as_str()),
             provider: event.provider.as_ref().map(|id| id.as_str()),
             route: event.route.as_ref().map(|id| id.as_str()),
+            ..Self::default()
+        }
+    }
+
+    /// Takes what a series tells of its requests: the same as each of their events does.
+    #[must_use]
+    pub fn of_series(series: &'a Series) -> Self {
+        Self {
+            tenant: Some(&series.tenant),
+            app: Some(&series.app),
+            user: Some(&series.user),
+            session: Some(&series.session),
+            model: Some(&series.model),
+            provider: Some(&series.provider),
+            route: Some(&series.route),
             ..Self::default()
         }
     }

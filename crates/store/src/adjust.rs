@@ -5,17 +5,21 @@
 //! batch takes them: the position, what is in force, ids, series, rate sets, batch and part.
 //! Deliberately absent: working corrections out, and trying again.
 
+mod accounts;
 mod content;
 mod rejections;
 mod rows;
 mod sums;
 
+use std::sync::Arc;
+
 use domain::adjustment::{
     Adjustment, AdjustmentKind, AdjustmentRows, Resolution, SignedPosting, adjustment_hash,
 };
+use domain::counting::LogLimits;
 use domain::fold::BatchFold;
 use domain::hash::Hash256;
-use domain::ids::{ChainId, Epoch, Offset, PartNumber, PartRef, Place, Version};
+use domain::ids::{ChainId, Epoch, Offset, PartNumber, PartRef, Place};
 use domain::part::{Counts, FOLD_VERSION, PartHeader};
 use domain::price::{RateSet, RateSetId};
 use domain::time::UnixMs;
@@ -27,6 +31,7 @@ use crate::batch::{CommitError, commit_error};
 use crate::connect::Database;
 use crate::error::StoreError;
 use crate::fault;
+use crate::in_force::Versions;
 use crate::partitions;
 use crate::source::SourceId;
 
@@ -66,10 +71,10 @@ impl Standing {
 pub struct AdjustmentWrite<'w> {
     /// Where the chain stood before anything was read for it.
     pub standing: Standing,
-    /// The price book by which it was worked out.
-    pub prices: Version,
-    /// The source configuration by which it was worked out.
-    pub sources: Version,
+    /// What is in force by which it was worked out.
+    pub versions: Versions,
+    /// The limits of the policies in force that count from the log; `None`: there are none.
+    pub limits: Option<Arc<LogLimits>>,
     /// Who takes responsibility; `None`: the login.
     pub made_by: Option<String>,
     /// Why; empty where nobody said.
@@ -88,6 +93,17 @@ pub enum Correction<'w> {
     Drop(Vec<(ChainId, Place)>),
     /// Posts what usage costs otherwise.
     Reprice(Reprice),
+}
+
+impl Correction<'_> {
+    /// Returns its kind, and whether it takes events that may be repeats.
+    const fn kind(&self) -> (AdjustmentKind, bool) {
+        match self {
+            Self::Retry(retry) => (AdjustmentKind::Retry, retry.accepts_duplicates),
+            Self::Drop(_) => (AdjustmentKind::Drop, false),
+            Self::Reprice(_) => (AdjustmentKind::Reprice, false),
+        }
+    }
 }
 
 /// Rejected events that are decoded again.
@@ -119,7 +135,7 @@ pub struct Reprice {
     /// What takes them back, and what they become.
     pub postings: Vec<SignedPosting>,
     /// The rate sets that they become.
-    pub rate_sets: Vec<(RateSetId, std::sync::Arc<RateSet>)>,
+    pub rate_sets: Vec<(RateSetId, Arc<RateSet>)>,
 }
 
 /// A correction that was committed.
@@ -239,14 +255,10 @@ pub async fn adjust(db: &Database, write: AdjustmentWrite<'_>) -> Result<Adjuste
     let standing = write.standing;
     let header = Beginning::of(&mut tx, &standing, write.made_by.as_deref()).await?;
     fault::point("adjust::after_position");
-    if !is_in_force(&mut tx, write.prices, write.sources).await? {
+    if !is_in_force(&mut tx, write.versions).await? {
         return Err(AdjustError::Moved);
     }
-    let (kind, accepts_duplicates) = match &write.correction {
-        Correction::Retry(retry) => (AdjustmentKind::Retry, retry.accepts_duplicates),
-        Correction::Drop(_) => (AdjustmentKind::Drop, false),
-        Correction::Reprice(_) => (AdjustmentKind::Reprice, false),
-    };
+    let (kind, accepts_duplicates) = write.correction.kind();
     let content = content_of(&mut tx, &standing, write.correction).await?;
     fault::point("adjust::after_ids");
     let adjustment = Adjustment {
@@ -270,21 +282,23 @@ pub async fn adjust(db: &Database, write: AdjustmentWrite<'_>) -> Result<Adjuste
         counts: content.counts,
         fold_version: FOLD_VERSION,
         floor: content.floor,
-        prices: write.prices,
-        sources: write.sources,
+        prices: write.versions.prices,
+        sources: write.versions.sources,
         skipped: None,
         previous: standing.last_hash,
     };
     let hash = insert(&mut tx, &part, &adjustment, &content).await?;
     move_position(&mut tx, &standing, &part).await?;
+    accounts::add(
+        &mut tx,
+        &part,
+        header.now,
+        write.limits.as_deref(),
+        &content,
+    )
+    .await?;
     fault::point("adjust::before_commit");
-    tx.commit()
-        .await
-        .map_err(|error| match commit_error(error) {
-            CommitError::Unknown(error) => AdjustError::Unknown(error),
-            CommitError::Failed(error) => AdjustError::Failed(error),
-            CommitError::Lost { .. } | CommitError::InForceChanged => AdjustError::Moved,
-        })?;
+    tx.commit().await.map_err(uncommitted)?;
     fault::point("adjust::after_commit");
     Ok(Adjusted {
         part: part.part,
@@ -292,6 +306,14 @@ pub async fn adjust(db: &Database, write: AdjustmentWrite<'_>) -> Result<Adjuste
         counts: part.counts,
         resolutions: content.resolutions,
     })
+}
+
+fn uncommitted(error: sqlx::Error) -> AdjustError {
+    match commit_error(error) {
+        CommitError::Unknown(error) => AdjustError::Unknown(error),
+        CommitError::Failed(error) => AdjustError::Failed(error),
+        CommitError::Lost { .. } | CommitError::InForceChanged => AdjustError::Moved,
+    }
 }
 
 /// What is read under the chain's lock.

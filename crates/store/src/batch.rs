@@ -1,8 +1,8 @@
 //! The batch: everything that one process folded since its last commit, in one transaction.
 //!
-//! Invariant: positions, ids, postings, rejections, duplicates and the hash chain move together, and
-//! only while the process owns every chain of the batch. Locks are taken in one order everywhere:
-//! positions, what is in force, ids, series, rate sets, batch and parts. Deliberately absent:
+//! Invariant: positions, ids, postings, rejections, duplicates, accounts and the hash chain move
+//! together, and only while the process owns every chain of the batch. Locks are taken in one order
+//! everywhere: positions, what is in force, ids, series, rate sets, batch and parts, accounts. Deliberately absent:
 //! retrying; a transaction that failed is folded again by the caller.
 
 pub(crate) mod ids;
@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use domain::fold::{BatchFold, Conflicts};
 use domain::hash::Hash256;
-use domain::ids::{ChainId, Epoch, Offset, PartRef, Version};
+use domain::ids::{ChainId, Epoch, Offset, PartRef};
 use domain::part::{Counts, Skipped};
 use domain::price::RateSetId;
 use domain::series::SeriesId;
@@ -28,6 +28,7 @@ use crate::claim::Fingerprint;
 use crate::connect::{Backend, Database, backend_of, end_backend, timed_out};
 use crate::error::{StoreError, sqlstate};
 use crate::fault;
+use crate::in_force::Versions;
 use crate::partitions;
 use ids::Suspects;
 use position::Judged;
@@ -69,10 +70,8 @@ pub struct PartWrite {
 
 /// What one transaction writes.
 pub struct BatchWrite {
-    /// The price book that it was priced by.
-    pub prices: Version,
-    /// The source configuration that it was decoded by.
-    pub sources: Version,
+    /// What it was priced, decoded and counted by.
+    pub versions: Versions,
     /// One per part of the fold, in the fold's order.
     pub parts: Vec<PartWrite>,
     /// The rows; its `take_ids` was called.
@@ -104,8 +103,8 @@ pub enum CommitError {
         /// The database went back: by fail-over or restore.
         rewound: Vec<ChainId>,
     },
-    /// Prices or sources changed; nothing was written. Load them and fold again.
-    #[error("prices or sources changed while the batch was folded")]
+    /// Prices, sources or policies changed; nothing was written. Load them and fold again.
+    #[error("prices, sources or policies changed while the batch was folded")]
     InForceChanged,
     /// The answer to COMMIT was lost: ask [`Writer::resolve`] before anything else.
     #[error("whether the batch was committed is not known")]
@@ -310,8 +309,7 @@ async fn write(
     is_committing: &mut bool,
 ) -> Result<Committed, CommitError> {
     let BatchWrite {
-        prices,
-        sources,
+        versions,
         parts,
         mut fold,
     } = batch;
@@ -331,7 +329,7 @@ async fn write(
         return Err(CommitError::Lost { fenced, rewound });
     }
     fault::point("batch::after_position");
-    if !rows::is_in_force(&mut tx, prices, sources).await? {
+    if !rows::is_in_force(&mut tx, versions).await? {
         roll_back(tx).await?;
         return Err(CommitError::InForceChanged);
     }
@@ -339,7 +337,7 @@ async fn write(
     fault::point("batch::after_ids");
 
     let closed = fold.close();
-    let headers = rows::headers(&closed, &parts, (prices, sources));
+    let headers = rows::headers(&closed, &parts, versions);
     let heads: Vec<(PartRef, Hash256)> = closed
         .parts
         .iter()
@@ -350,6 +348,7 @@ async fn write(
     let new_rate_sets = rows::insert_rate_sets(&mut tx, &closed, &memory.rate_sets).await?;
     let batch = rows::insert_parts(&mut tx, process, &closed, &headers, &heads).await?;
     rows::copy_rows(&mut tx, &closed).await?;
+    rows::write_accounts(&mut tx, &closed, &parts).await?;
     fault::point("batch::after_postings");
 
     fault::point("batch::before_commit");

@@ -1,18 +1,31 @@
-//! What is in force: the price book and the source configuration that batches fold by.
+//! What is in force: the price book, the source configuration and the policies that batches fold by.
 //!
 //! Invariant: a batch holds the one row shared until it commits, a change holds it alone, so nothing
 //! is folded between the old and the new. A set of files is applied at a start only once, ever.
 //! Deliberately absent: what the contents mean; they are canonical text here. Prices are put in force
-//! in `prices`.
+//! in `prices`, policies in `policies`.
 
 use domain::event::IdentitySecret;
 use domain::hash::Hash128;
 use domain::ids::Version;
+use domain::policy::files::PolicyFile;
 use sqlx::{Postgres, Transaction};
 use uuid::Uuid;
 
 use crate::connect::Database;
 use crate::error::StoreError;
+use crate::policies::read_files;
+
+/// Versions of what is in force, by which something was folded or worked out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Versions {
+    /// The price book.
+    pub prices: Version,
+    /// The source configuration.
+    pub sources: Version,
+    /// The policies; `None`: none were in force.
+    pub policies: Option<Version>,
+}
 
 /// What is in force.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,8 +38,24 @@ pub struct InForce {
     pub sources: Version,
     /// The source configuration in its canonical form.
     pub source_config: String,
+    /// The policies' version; `None` before any were put in force.
+    pub policies: Option<Version>,
+    /// The policies' files; empty without a version.
+    pub policy_files: Vec<PolicyFile>,
     /// What identities of log lines are hashed under; the same for ever.
     pub identity_secret: IdentitySecret,
+}
+
+impl InForce {
+    /// Returns the versions.
+    #[must_use]
+    pub const fn versions(&self) -> Versions {
+        Versions {
+            prices: self.prices,
+            sources: self.sources,
+            policies: self.policies,
+        }
+    }
 }
 
 /// What came of applying a set of files at a start.
@@ -47,18 +76,26 @@ pub async fn load(db: &Database) -> Result<InForce, StoreError> {
     let row = sqlx::query!(
         r#"/* load_in_force */
         select p.version as prices, p.content as price_book, s.version as sources,
-            s.content as source_config
+            s.content as source_config, f.policies, l.content as "policy_files?"
         from in_force f join price_book p on p.version = f.prices
-        join source_config s on s.version = f.sources"#
+        join source_config s on s.version = f.sources
+        left join policy_set l on l.version = f.policies"#
     )
     .fetch_optional(db.pool())
     .await?;
     let row = row.ok_or(StoreError::NothingInForce)?;
+    let policies = row.policies.map(Version);
+    let policy_files = match policies.zip(row.policy_files) {
+        Some((version, content)) => read_files(version, &content)?,
+        None => Vec::new(),
+    };
     Ok(InForce {
         prices: Version(row.prices),
         price_book: row.price_book,
         sources: Version(row.sources),
         source_config: row.source_config,
+        policies,
+        policy_files,
         identity_secret: identity_secret(db).await?,
     })
 }

@@ -4,6 +4,7 @@
 //! together or not at all, and only while its process owns the chains. Deliberately absent: Kafka,
 //! decoding, configuration files, retry loops; callers retry by the kind of [`StoreError`].
 
+pub mod accounts;
 pub mod adjust;
 pub mod audit;
 pub mod batch;
@@ -18,6 +19,7 @@ pub mod gap;
 pub mod in_force;
 mod migrate;
 pub mod partitions;
+pub mod policies;
 pub mod prices;
 pub mod rejected;
 mod roles;

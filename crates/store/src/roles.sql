@@ -62,22 +62,26 @@ begin
             batch, part, series, rate_set, posting, rejected_event, duplicate, event_seen,
             event_seen_by_id, rollup_mark, rollup_quarter, rollup_day, rolled_day, adjustment,
             adjustment_bound,
-            rejection_resolved
+            rejection_resolved, policy_set, policy_limit, account
             to tollbook_ingest;
         grant update on
-            in_force, source, source_position, ingest_gap, rollup_mark, rollup_quarter, rollup_day
+            in_force, source, source_position, ingest_gap, rollup_mark, rollup_quarter, rollup_day,
+            account
             to tollbook_ingest;
         grant execute on function
             ensure_posting_month(timestamptz), ensure_event_seen_day(date, uuid, uuid),
-            drop_event_seen_before(date), drop_event_seen_by_id_before(date, integer)
+            drop_event_seen_before(date), drop_event_seen_by_id_before(date, integer),
+            delete_old_accounts(integer)
             to tollbook_ingest;
     end if;
 
     if exists (select from pg_roles where rolname = 'tollbook_enforcer') then
         grant select on
             _sqlx_migrations, in_force, price_book, source, chain, source_position, part, series,
-            rate_set, posting, rollup_mark, rollup_quarter, rollup_day, rolled_day
+            rate_set, posting, rollup_mark, rollup_quarter, rollup_day, rolled_day, policy_set,
+            policy_limit, account, replica_account
             to tollbook_enforcer;
+        grant insert, update on replica_account to tollbook_enforcer;
     end if;
 
     if exists (select from pg_roles where rolname = 'tollbook_reports') then

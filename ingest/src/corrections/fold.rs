@@ -4,7 +4,10 @@
 //! a retry by the same code. An event is resolved as a whole: where any part of it still cannot become
 //! usage, all of it stays rejected. Deliberately absent: Kafka and Postgres.
 
+use std::sync::Arc;
+
 use domain::adjustment::Resolution;
+use domain::counting::LogLimits;
 use domain::event::UsageEvent;
 use domain::fold::{BatchFold, Folder};
 use domain::ids::{ChainId, Offset, PartRef, Place};
@@ -12,6 +15,7 @@ use domain::reject::{Reason, Rejection};
 use domain::time::UnixMs;
 use store::adjust::Retried;
 
+use crate::accounts::count_accounts;
 use crate::decode::{Decoded, Decoder};
 use crate::folding::Ages;
 
@@ -40,6 +44,8 @@ pub(crate) struct RetryFold<'f> {
     pub(crate) floor: Option<UnixMs>,
     /// Events too old to be known again are taken.
     pub(crate) accepts_duplicates: bool,
+    /// The limits that count from the log, if any; its folder's.
+    pub(crate) limits: Option<&'f Arc<LogLimits>>,
 }
 
 /// What became of the events in a rejected one.
@@ -59,6 +65,7 @@ impl RetryFold<'_> {
         events: &[Retryable],
     ) -> (Retried, Vec<Option<Rejection>>) {
         let mut fold = BatchFold::default();
+        count_accounts(&mut fold, self.limits);
         let part_index = fold.open_part(part);
         let mut resolutions = Vec::new();
         let mut kept = Vec::with_capacity(events.len());

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use domain::adjustment::{SignedPosting, SignedSums};
+use domain::counting::LogLimits;
 use domain::fold::PostingKey;
 use domain::ids::{ModelId, ProviderId, Version};
 use domain::meter::Meter;
@@ -23,6 +24,7 @@ use store::{Database, audit};
 use tokio::sync::mpsc;
 
 use super::{CorrectionError, TRIES_MAX, moved_or};
+use crate::rules::limits_from_log;
 
 /// Sums of one part at most: two postings each, some 50 MiB in all.
 const PART_MAX: usize = 50_000;
@@ -108,7 +110,8 @@ pub async fn reprice(db: &Database, args: &RepriceArgs) -> Result<RepricedTotals
         .await?;
         drop(journal);
         if let (Some(standing), false) = (standing, plan.differences.is_empty()) {
-            let write = write_of(args, standing, &horizon, &plan.differences)?;
+            let limits = limits_of(db, horizon.versions.policies).await?;
+            let write = write_of(args, standing, &horizon, limits, &plan.differences)?;
             match adjust(db, write).await {
                 Ok(_) => totals.adjustments += 1,
                 Err(error) => {
@@ -195,10 +198,13 @@ async fn plan(
                 break;
             }
             quarter = Some(start);
-            if !books.is_meant(&held, wanted, horizon.prices).await? {
+            if !books
+                .is_meant(&held, wanted, horizon.versions.prices)
+                .await?
+            {
                 continue;
             }
-            let judged = books.judge(&held, horizon.prices).await?;
+            let judged = books.judge(&held, horizon.versions.prices).await?;
             plan.found.add_one(&held, &judged);
             if let (Judged::Differs(difference), true) = (judged, is_posted) {
                 plan.differences.push(*difference);
@@ -213,10 +219,24 @@ async fn plan(
     Ok(plan)
 }
 
+/// Reads the limits from the log of a version of the policies.
+async fn limits_of(
+    db: &Database,
+    version: Option<Version>,
+) -> Result<Option<Arc<LogLimits>>, CorrectionError> {
+    let Some(version) = version else {
+        return Ok(None);
+    };
+    let missing = || CorrectionError::Unreadable(format!("policies {} are missing", version.0));
+    let stored = store::policies::load_version(db, version).await?;
+    Ok(limits_from_log(&stored.ok_or_else(missing)?.files)?)
+}
+
 fn write_of(
     args: &RepriceArgs,
     standing: Standing,
     horizon: &Horizon,
+    limits: Option<Arc<LogLimits>>,
     differences: &[Difference],
 ) -> Result<AdjustmentWrite<'static>, CorrectionError> {
     let corrected = u64::try_from(differences.len()).unwrap_or(u64::MAX);
@@ -233,8 +253,8 @@ fn write_of(
     }
     Ok(AdjustmentWrite {
         standing,
-        prices: horizon.prices,
-        sources: horizon.sources,
+        versions: horizon.versions,
+        limits,
         made_by: args.by.clone(),
         because: args.because.clone(),
         arguments: args.arguments.clone(),

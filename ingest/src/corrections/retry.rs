@@ -12,6 +12,7 @@ use store::adjust::{
     AdjustmentWrite, Correction, OpenRejection, RejectionKey, Retried, Retry, Standing, adjust,
     open_chain, open_rejections, preview, standing,
 };
+use store::in_force::Versions;
 use store::rejected::Address;
 use store::{Database, audit, in_force};
 
@@ -134,8 +135,7 @@ pub async fn drop_rejected(
         if let (Some(standing), false) = (standing, args.is_dry_run) {
             let in_force = in_force::load(db).await?;
             let keys = page.iter().map(OpenRejection::key).collect();
-            let versions = (in_force.prices, in_force.sources);
-            let write = run.write(standing, versions, Correction::Drop(keys));
+            let write = run.write(standing, in_force.versions(), Correction::Drop(keys));
             if let Err(error) = adjust(db, write).await {
                 moved_or(error)?;
                 run.try_again()?;
@@ -199,13 +199,13 @@ impl<'r> Run<'r> {
     fn write<'w>(
         &self,
         standing: Standing,
-        (prices, sources): (domain::ids::Version, domain::ids::Version),
+        versions: Versions,
         correction: Correction<'w>,
     ) -> AdjustmentWrite<'w> {
         AdjustmentWrite {
             standing,
-            prices,
-            sources,
+            versions,
+            limits: None,
             made_by: self.args.by.clone(),
             because: self.args.because.clone(),
             arguments: self.args.arguments.clone(),
@@ -282,7 +282,8 @@ async fn retry_chunk(
             Err(why) => fates.push(Some(Fate::Refused(why))),
         }
     }
-    let mut folder = Folder::new(std::sync::Arc::clone(&rules.book));
+    let mut folder =
+        Folder::new(std::sync::Arc::clone(&rules.book)).counting_by(rules.limits.clone());
     let part = standing.map_or(FIRST_PART, |standing| standing.next_part());
     let from = standing.map_or(Offset(0), |standing| standing.position);
     let mut kept: Vec<Option<Rejection>> = Vec::new();
@@ -292,6 +293,7 @@ async fn retry_chunk(
             folder: &mut folder,
             floor,
             accepts_duplicates: run.args.accepts_duplicates,
+            limits: rules.limits.as_ref(),
         };
         let (retried, rejections) = again.fold(part, from, &events);
         kept = rejections;
@@ -310,8 +312,7 @@ async fn retry_chunk(
                 accepts_duplicates: run.args.accepts_duplicates,
                 fold: &mut fold,
             };
-            let versions = (rules.prices, rules.sources);
-            let write = run.write(standing, versions, Correction::Retry(retry));
+            let write = run.write(standing, rules.versions, Correction::Retry(retry));
             match adjust(run.db, write).await {
                 Ok(adjusted) => adjusted.resolutions,
                 Err(error) => return moved_or(error).map(|()| None),

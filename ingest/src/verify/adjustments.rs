@@ -335,6 +335,7 @@ impl AdjustmentCheck<'_> {
             folder: &mut rules.folder,
             floor: header.floor,
             accepts_duplicates,
+            limits: None,
         };
         let (mut retried, kept) = again.fold(header.part, header.from, &whole);
         if let Some(rejection) = kept.into_iter().flatten().next() {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use foldhash::quality::RandomState;
 
 use super::{PartFold, Posting, Sums};
+use crate::counting::AccountSum;
 use crate::hash::Hash256;
 use crate::ids::PartRef;
 use crate::part::{Counts, Duplicate, PartHeader, PartRows, RejectedEvent, part_hash};
@@ -27,6 +28,8 @@ pub struct ClosedPart {
     pub rejected: Vec<RejectedEvent>,
     /// What had been counted before, ascending by place.
     pub duplicates: Vec<Duplicate>,
+    /// What it adds to accounts, ascending by counter and slot; no part of its hash.
+    pub accounts: Vec<AccountSum>,
 }
 
 impl ClosedPart {
@@ -42,6 +45,9 @@ impl ClosedPart {
             postings: part.postings,
             rejected: part.rejected,
             duplicates: part.duplicates,
+            accounts: part
+                .accounts
+                .map_or_else(Vec::new, |accounts| accounts.sums.into_sums()),
         }
     }
 

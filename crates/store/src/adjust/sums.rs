@@ -19,6 +19,7 @@ use uuid::Uuid;
 use crate::connect::Database;
 use crate::cost::{instant, set_tenant};
 use crate::error::StoreError;
+use crate::in_force::Versions;
 
 /// Which sums are meant; all conditions together.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -43,10 +44,8 @@ pub struct SumsFilter {
 /// What the ledger held when the snapshot was taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Horizon {
-    /// The price book in force.
-    pub prices: Version,
-    /// The source configuration in force.
-    pub sources: Version,
+    /// What was in force.
+    pub versions: Versions,
     /// The last part of each chain that has any, ascending by chain.
     pub bounds: Vec<PartRef>,
 }
@@ -100,7 +99,7 @@ impl Journal {
     ///
     /// [`StoreError::NothingInForce`] before the first start of an ingest; each of a statement.
     pub async fn horizon(&mut self) -> Result<Horizon, StoreError> {
-        let in_force = sqlx::query!("/* horizon */ select prices, sources from in_force")
+        let in_force = sqlx::query!("/* horizon */ select prices, sources, policies from in_force")
             .fetch_one(&mut *self.tx)
             .await?;
         let (Some(prices), Some(sources)) = (in_force.prices, in_force.sources) else {
@@ -116,8 +115,11 @@ impl Journal {
             number: PartNumber(row.part),
         });
         Ok(Horizon {
-            prices: Version(prices),
-            sources: Version(sources),
+            versions: Versions {
+                prices: Version(prices),
+                sources: Version(sources),
+                policies: in_force.policies.map(Version),
+            },
             bounds: bounds.collect(),
         })
     }

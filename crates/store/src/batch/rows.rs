@@ -7,7 +7,7 @@ use std::collections::HashSet;
 
 use domain::fold::{ClosedBatch, ClosedPart, Posting};
 use domain::hash::Hash256;
-use domain::ids::{PartRef, Version};
+use domain::ids::PartRef;
 use domain::meter::Meter;
 use domain::money::Rate;
 use domain::part::{FOLD_VERSION, HASH_VERSION, PartHeader};
@@ -17,9 +17,10 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::PartWrite;
+use crate::accounts::{self, AccountWriter};
 use crate::copy::{CopyError, Rows};
 use crate::error::StoreError;
-use crate::in_force::uuid_of;
+use crate::in_force::{Versions, uuid_of};
 
 /// Bytes of one posting as it is sent, with an amount of up to ten groups.
 const POSTING_ROW_BYTES: usize = 268;
@@ -27,20 +28,22 @@ const POSTING_ROW_BYTES: usize = 268;
 /// Holds what is in force until the transaction ends, and says whether it is what was folded by.
 pub(crate) async fn is_in_force(
     tx: &mut PgConnection,
-    prices: Version,
-    sources: Version,
+    versions: Versions,
 ) -> Result<bool, StoreError> {
-    let row = sqlx::query!("/* is_in_force */ select prices, sources from in_force for share")
-        .fetch_one(tx)
-        .await?;
-    Ok(row.prices == Some(prices.0) && row.sources == Some(sources.0))
+    let row =
+        sqlx::query!("/* is_in_force */ select prices, sources, policies from in_force for share")
+            .fetch_one(tx)
+            .await?;
+    Ok(row.prices == Some(versions.prices.0)
+        && row.sources == Some(versions.sources.0)
+        && row.policies == versions.policies.map(|version| version.0))
 }
 
 /// Describes the parts as their hashes cover them.
 pub(super) fn headers(
     closed: &ClosedBatch,
     parts: &[PartWrite],
-    (prices, sources): (Version, Version),
+    versions: Versions,
 ) -> Vec<PartHeader> {
     let header = |(part, write): (&ClosedPart, &PartWrite)| PartHeader {
         part: part.part,
@@ -50,8 +53,8 @@ pub(super) fn headers(
         counts: part.counts,
         fold_version: FOLD_VERSION,
         floor: write.floor,
-        prices,
-        sources,
+        prices: versions.prices,
+        sources: versions.sources,
         skipped: write.skipped,
         previous: write.previous,
     };
@@ -237,6 +240,23 @@ pub(super) async fn copy_rows(
     copy_duplicates(tx, closed)
         .await
         .map_err(|error| error.into_store_error("duplicate"))
+}
+
+/// Adds what the parts used to the accounts of their chains.
+pub(super) async fn write_accounts(
+    tx: &mut PgConnection,
+    closed: &ClosedBatch,
+    parts: &[PartWrite],
+) -> Result<(), StoreError> {
+    let rows = closed.parts.iter().zip(parts).flat_map(|(part, write)| {
+        part.accounts.iter().map(|sum| accounts::Row {
+            sum,
+            chain: part.part.chain.0,
+            epoch: write.epoch.0,
+            part: part.part.number.0,
+        })
+    });
+    accounts::write(tx, AccountWriter::Chain, rows.collect()).await
 }
 
 /// The statement that takes postings, as [`Rows`] of 20 fields in this order.

@@ -81,8 +81,7 @@ async fn write_parts(url: &str) -> Vec<(PartRef, Hash256)> {
             anchor: None,
         };
         let batch = BatchWrite {
-            prices: in_force.prices,
-            sources: in_force.sources,
+            versions: in_force.versions(),
             parts: vec![write],
             fold,
         };

@@ -10,13 +10,14 @@ use domain::event::{
 };
 use domain::fold::{BatchFold, Folder};
 use domain::hash::Hash128;
-use domain::ids::{AppId, ModelId, Offset, PartRef, Place, ProviderId, TenantId, Version};
+use domain::ids::{AppId, ModelId, Offset, PartRef, Place, ProviderId, TenantId};
 use domain::meter::{Meter, Quantities};
 use domain::price::PriceBook;
 use domain::time::UnixMs;
 use ingest::prices::{ConfiguredPrices, apply_at_start};
 use sqlx::types::Uuid;
 use store::claim::{Claim, ClaimRequest, claim};
+use store::in_force::Versions;
 use store::source::{NewSource, SourceId, register};
 use store::{BatchWrite, CommitError, Committed, Database as Store, PartWrite, Role, Writer};
 
@@ -33,8 +34,7 @@ pub(super) struct World {
     pub(super) ingest: Store,
     pub(super) source: SourceId,
     pub(super) book: Arc<PriceBook>,
-    pub(super) prices: Version,
-    pub(super) sources: Version,
+    pub(super) versions: Versions,
 }
 
 /// One request, as far as tests vary it.
@@ -187,8 +187,7 @@ impl World {
             ingest,
             source,
             book: Arc::new(book),
-            prices: applied.prices,
-            sources: applied.sources,
+            versions: applied.versions(),
         }
     }
 
@@ -237,8 +236,7 @@ impl World {
         }
         fold.take_ids();
         BatchWrite {
-            prices: self.prices,
-            sources: self.sources,
+            versions: self.versions,
             parts: writes,
             fold,
         }

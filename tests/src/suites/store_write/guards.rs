@@ -20,7 +20,7 @@ pub(super) const TESTS: &[Test] = &[
     test!(another_schema_is_refused_with_the_cure, "D12"),
 ];
 
-const APPEND_ONLY: [&str; 15] = [
+const APPEND_ONLY: [&str; 17] = [
     "price_book",
     "price_layer",
     "price_book_layer",
@@ -36,6 +36,8 @@ const APPEND_ONLY: [&str; 15] = [
     "adjustment",
     "adjustment_bound",
     "rejection_resolved",
+    "policy_set",
+    "policy_limit",
 ];
 
 /// Returns a ledger with a row in every append-only table.
@@ -57,7 +59,12 @@ fn filled() -> World {
              gen_random_uuid());
          insert into adjustment values (1, 1, 'retry', now(), 'somebody', '', '{}', false);
          insert into adjustment_bound values (1, 1, 1, 1);
-         insert into rejection_resolved values (1, 9, 0, 1, 1, 0, 1, 0, 0)",
+         insert into rejection_resolved values (1, 9, 0, 1, 1, 0, 1, 0, 0);
+         with made as (
+             insert into policy_set (content, content_hash, origin)
+             values ('', gen_random_uuid(), '') returning version
+         )
+         insert into policy_limit select version, gen_random_uuid(), 'p', '', 'l', now() from made",
     );
     world
 }
@@ -131,6 +138,7 @@ fn each_role_may_do_its_work_and_no_more() {
     };
     let set = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
     let updates: BTreeSet<String> = set(&[
+        "account",
         "in_force",
         "ingest_gap",
         "rollup_day",
@@ -149,7 +157,13 @@ fn each_role_may_do_its_work_and_no_more() {
     }
     for role in ["tollbook_enforcer", "tollbook_reports"] {
         for privilege in ["insert", "update", "delete", "truncate", "trigger"] {
-            assert_eq!(may(role, privilege), BTreeSet::new(), "{role}: {privilege}");
+            let is_own = role == "tollbook_enforcer" && ["insert", "update"].contains(&privilege);
+            let own = if is_own {
+                set(&["replica_account"])
+            } else {
+                BTreeSet::new()
+            };
+            assert_eq!(may(role, privilege), own, "{role}: {privilege}");
         }
     }
     let reports = may("tollbook_reports", "select");

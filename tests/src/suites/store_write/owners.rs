@@ -136,7 +136,7 @@ fn a_change_in_force_turns_the_batch_back() {
         "{outcome:?}"
     );
     assert_eq!(world.requests(), 0, "nothing was written");
-    world.sources = version;
+    world.versions.sources = version;
     world
         .commit(&mut writer.0, &mut [(&mut chain, &requests(0, 1))])
         .unwrap();
