@@ -60,6 +60,13 @@ create table account (
 -- What changed since a part, for whoever follows.
 create index account_changed on account (chain, part);
 
+-- Up to which part each chain's accounts were sent to the feed, so that whoever owns the chain next
+-- sends what came after it again; of the openings (chain 0) up to which version of the policies.
+create table balance_mark (
+    chain integer primary key,
+    part bigint not null
+) with (fillfactor = 50);
+
 -- What one incarnation of an enforcer counted for one key of a limit whose window has an hour or
 -- more; it writes what changed each second, so that a crash of all replicas forgets no more.
 create table replica_account (

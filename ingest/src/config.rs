@@ -65,6 +65,9 @@ pub struct KafkaConfig {
     /// The consumer group, `tollbook-ingest` unless several installations share a broker. Other
     /// installations must have other groups.
     pub group: String,
+    /// The topic that tells enforcers of accounts; compacted, and made where it is missing. Other
+    /// installations that share a broker must have other topics.
+    pub balances_topic: String,
     /// Further properties, passed on to librdkafka as they are (`security.protocol`, `sasl.*`, …).
     pub properties: BTreeMap<String, String>,
 }
@@ -74,6 +77,7 @@ impl Default for KafkaConfig {
         Self {
             brokers: "127.0.0.1:9092".to_owned(),
             group: GROUP.to_owned(),
+            balances_topic: "tollbook.balances".to_owned(),
             properties: BTreeMap::new(),
         }
     }
@@ -101,8 +105,8 @@ pub struct IngestConfig {
     pub rollup_interval_ms: u32,
     /// How long SIGTERM waits for the batch in hand, in milliseconds.
     pub shutdown_deadline_ms: u32,
-    /// Whether prices and sources of the configuration are put in force at a start, where this very
-    /// set never was.
+    /// Whether prices, sources and policies of the configuration are put in force at a start, where
+    /// this very set never was.
     pub apply_at_start: bool,
 }
 

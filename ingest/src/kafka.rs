@@ -97,6 +97,27 @@ pub fn committed_config(kafka: &KafkaConfig) -> ClientConfig {
     config
 }
 
+/// Returns the settings of a producer whose records are acknowledged by all replicas, in order and once.
+#[must_use]
+pub fn producer_config(kafka: &KafkaConfig) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    for (key, value) in &kafka.properties {
+        // What consumers alone know.
+        if !["session.timeout.ms", "heartbeat.interval.ms"].contains(&key.as_str()) {
+            config.set(key, value);
+        }
+    }
+    config
+        .set("bootstrap.servers", &kafka.brokers)
+        .set("enable.idempotence", "true")
+        .set("acks", "all")
+        .set("partitioner", "murmur2_random")
+        .set("linger.ms", "1")
+        .set("delivery.timeout.ms", "10000")
+        .set("allow.auto.create.topics", "false");
+    config
+}
+
 /// Returns the hash by which a record is known again: its time, key and value.
 #[must_use]
 pub fn fingerprint(time_ms: i64, key: Option<&[u8]>, value: Option<&[u8]>) -> Hash128 {

@@ -10,6 +10,7 @@
 
 mod accounts;
 mod assignment;
+mod balances;
 mod batch;
 pub mod config;
 pub mod corrections;
@@ -25,6 +26,7 @@ mod observe;
 mod old_ids;
 mod opening;
 mod pipeline;
+pub mod policies;
 mod poll;
 pub mod prices;
 mod roll_up;

@@ -14,6 +14,7 @@ use store::rollup::RollUpError;
 use store::{Backend, StoreError};
 
 use crate::assignment::{Assignment, Lost};
+use crate::balances::FeedTrouble;
 use crate::kafka::{LogError, TopicPartition};
 use crate::opening::OpenError;
 use crate::rules::Rules;
@@ -185,6 +186,20 @@ pub(crate) fn watermark_age(age_ms: i64) {
 pub(crate) fn log_away(error: &LogError) {
     counter!("tollbook_ingest_log_checks_failed_total").increment(1);
     tracing::debug!(error.text = %error, "the log could not be looked at");
+}
+
+/// Tells that accounts were sent to the feed.
+pub(crate) fn balances_sent(accounts: usize) {
+    let accounts = u64::try_from(accounts).unwrap_or(u64::MAX);
+    counter!("tollbook_ingest_balances_sent_total").increment(accounts);
+}
+
+/// Tells that the feed could not be sent; it is tried again.
+pub(crate) fn balances_failed(trouble: &FeedTrouble, is_first: bool) {
+    counter!("tollbook_ingest_balances_failures_total").increment(1);
+    if is_first {
+        tracing::warn!(error.text = %trouble, "accounts could not be sent to enforcers; tried again");
+    }
 }
 
 /// Tells that other rules came into force.

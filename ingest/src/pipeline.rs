@@ -17,7 +17,7 @@ use store::batch::{
 };
 use store::claim::Backend;
 use store::{Database, StoreError};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep};
 
 use crate::assignment::{Assignment, Assignments, Lost};
@@ -76,6 +76,8 @@ pub(crate) struct Committer {
     pub(crate) folding: FoldingThread,
     /// What the group assigned.
     pub(crate) assignments: Arc<Assignments>,
+    /// Tells the feed that accounts may have changed.
+    pub(crate) counted: Arc<Notify>,
     /// Heads to the polling thread.
     pub(crate) heads: mpsc::Sender<Vec<HeadMark>>,
     /// Where openers learn which connection writes.
@@ -288,6 +290,7 @@ impl Committer {
         match result {
             Ok(committed) => {
                 observe::committed(&committed, started.elapsed());
+                self.counted.notify_one();
                 self.applied(&raw, &committed.heads).await;
                 Ok(Try::Done)
             }

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use domain::counting::LogLimits;
+use domain::policy::PolicyError;
 use domain::policy::files::{PolicyFile, compile_files};
 use domain::price::PriceBook;
 use store::in_force::{InForce, Versions};
@@ -35,6 +36,14 @@ pub struct Rules {
 pub struct UnusableRules {
     what: &'static str,
     problem: String,
+}
+
+impl UnusableRules {
+    /// Makes the error of policies in force by the first thing that is wrong with them.
+    pub(crate) fn of_policies(errors: &[PolicyError]) -> Self {
+        let first = errors.first().map(ToString::to_string);
+        unusable("policies", &first.unwrap_or_default())
+    }
 }
 
 impl Rules {
@@ -72,10 +81,7 @@ impl Rules {
 pub(crate) fn limits_from_log(
     files: &[PolicyFile],
 ) -> Result<Option<Arc<LogLimits>>, UnusableRules> {
-    let policies = compile_files(files).map_err(|errors| {
-        let first = errors.first().map(ToString::to_string);
-        unusable("policies", &first.unwrap_or_default())
-    })?;
+    let policies = compile_files(files).map_err(|errors| UnusableRules::of_policies(&errors))?;
     Ok(LogLimits::of(Arc::new(policies)).map(Arc::new))
 }
 

@@ -19,12 +19,13 @@ use service::{Shutdown, Tasks};
 use store::source::NewSource;
 use store::{Database, Role, Writer};
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::sleep;
 use uuid::Uuid;
 
 use crate::accounts;
 use crate::assignment::Assignments;
+use crate::balances::BalancesFeed;
 use crate::config::{IngestConfig, KafkaConfig};
 use crate::error::IngestError;
 use crate::folding::{Floors, FoldingThread};
@@ -33,6 +34,7 @@ use crate::observe;
 use crate::old_ids;
 use crate::opening::{Opener, SourceInForce};
 use crate::pipeline::{Committer, Pipeline, PipelineError};
+use crate::policies::{self, PolicyFiles};
 use crate::poll::{PollLinks, Poller};
 use crate::prices::{self, ConfiguredPrices};
 use crate::roll_up;
@@ -58,7 +60,9 @@ pub struct IngestSettings {
     pub database_url: String,
     /// The shipped price book and the files of the configuration.
     pub prices: ConfiguredPrices,
-    /// Whether sources and prices of the configuration are put in force, where they never were.
+    /// The policy files of the configuration.
+    pub policies: PolicyFiles,
+    /// Whether sources, prices and policies of the configuration are put in force, where they never were.
     pub apply_at_start: bool,
 }
 
@@ -107,7 +111,7 @@ pub async fn run(
     }
 }
 
-/// Puts the configuration's prices and sources in force, each unless it ever was at a start.
+/// Puts the configuration's prices, sources and policies in force, each unless it ever was at a start.
 async fn apply(settings: &IngestSettings, database: &Database) -> Result<(), IngestError> {
     if settings.ingest.sources.is_empty() {
         return Err(IngestError::NoSources);
@@ -116,6 +120,7 @@ async fn apply(settings: &IngestSettings, database: &Database) -> Result<(), Ing
     let sources = to_canonical(&settings.ingest.sources);
     let hash = Hash128::of(sources.as_bytes());
     store::in_force::apply_sources_at_start(database, &sources, hash).await?;
+    policies::apply_at_start(database, &settings.policies).await?;
     Ok(())
 }
 
@@ -246,12 +251,14 @@ impl<'s> Run<'s> {
             shutdown: shutdown.clone(),
         };
         let folding = self.spawn_threads(tasks, links, &assignments)?;
+        let counted = self.spawn_feed(tasks, &assignments)?;
         let committer = Committer {
             writer,
             database: self.database.clone(),
             rules: Arc::clone(&self.rules),
             folding,
             assignments,
+            counted,
             heads,
             backend,
             shutdown: shutdown.clone(),
@@ -319,6 +326,29 @@ impl<'s> Run<'s> {
             Ok(())
         })?;
         Ok(folding)
+    }
+
+    /// Spawns the thread that tells enforcers of accounts; returns how it is told of batches.
+    fn spawn_feed(
+        &self,
+        tasks: &Tasks,
+        assignments: &Arc<Assignments>,
+    ) -> Result<Arc<Notify>, IngestError> {
+        let committed = Arc::new(Notify::new());
+        let feed = BalancesFeed {
+            database: self.database.clone(),
+            kafka: self.settings.kafka.clone(),
+            assignments: Arc::clone(assignments),
+            committed: Arc::clone(&committed),
+            shutdown: tasks.shutdown().clone(),
+        };
+        let runtime = Handle::current();
+        tasks.spawn_thread("balances", move || {
+            let _context = runtime.enter();
+            feed.run(&runtime);
+            Ok(())
+        })?;
+        Ok(committed)
     }
 
     /// Spawns what is done beside the folding, now and then.

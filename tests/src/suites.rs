@@ -6,6 +6,7 @@ mod command_errors;
 mod corrections;
 mod formats;
 mod kill;
+mod limits;
 mod log;
 mod messages;
 mod mutated;
@@ -27,6 +28,7 @@ pub(crate) fn all() -> Vec<Test> {
         bounds::TESTS,
         log::TESTS,
         kill::TESTS,
+        limits::TESTS,
         verify::TESTS,
         reader::TESTS,
         messages::TESTS,

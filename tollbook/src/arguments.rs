@@ -3,6 +3,8 @@
 //! Invariant: verbs and flags are those of the documentation; each command shows examples. What the
 //! words of a flag mean is parsed by the room that knows them, so that both agree.
 
+mod policy;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -10,6 +12,8 @@ use clap_complete::Shell;
 
 use crate::demo::DemoArgs;
 use crate::output::Format;
+
+pub(crate) use policy::{PolicyApplyArguments, PolicyCommand};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -87,7 +91,7 @@ what it corrects. Run twice, the second run finds nothing to do. Requests whose 
 each of them costs now (several tiers, or a rate that begins within a quarter-hour) stay as they are
 and are counted as unclear.")]
     Reprice(RepriceArguments),
-    /// Checks policies.
+    /// Checks policies, puts them in force and lists them.
     #[command(subcommand)]
     Policy(PolicyCommand),
     /// Shows the effective configuration, or checks it.
@@ -406,32 +410,6 @@ pub(crate) struct PricesListArguments {
     /// What the shipped book and the configured files say, instead of what is in force in the ledger.
     #[arg(long)]
     pub(crate) configured: bool,
-    #[command(flatten)]
-    pub(crate) output: OutputFlag,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum PolicyCommand {
-    /// Checks policy files together; needs neither broker nor database.
-    #[command(after_help = "\
-Examples:
-  tollbook policy check policies/*.yaml
-  tollbook policy check                    those that the configuration names
-  tollbook policy check --output json free-tier.yaml
-
-Where all is well it lists the limits; else it lists everything that is wrong, by file, line and
-column, and exits with 3.")]
-    Check(PolicyCheckArguments),
-    /// Prints the JSON Schema of a policy, for editors.
-    #[command(after_help = "Examples:\n  tollbook policy schema > policy.schema.json")]
-    Schema,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct PolicyCheckArguments {
-    /// The files; by default those of policies.files.
-    #[arg(value_name = "FILE")]
-    pub(crate) files: Vec<PathBuf>,
     #[command(flatten)]
     pub(crate) output: OutputFlag,
 }

@@ -66,6 +66,12 @@ pub(crate) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
         Command::Policy(PolicyCommand::Check(arguments)) => {
             policy::check(&policies::files(&quiet()?)?, arguments.output.output)
         }
+        Command::Policy(PolicyCommand::Apply(arguments)) => {
+            policy::apply(&quiet()?, &arguments).await
+        }
+        Command::Policy(PolicyCommand::List { output }) => {
+            policy::list_versions(&quiet()?, output.output).await
+        }
         Command::Doctor => doctor::run(&quiet()?).await,
         Command::Config {
             command: Some(ConfigCommand::Schema),

@@ -1,13 +1,17 @@
-//! The policy files that the configuration names.
+//! The policy files that the configuration names, and reading files.
 //!
 //! Invariant: the same folder gives the same files in the same order; a file that is named without `*`
-//! must be there. Deliberately absent: what is in them.
+//! must be there. Deliberately absent: what policies mean.
 
 use std::ffi::OsStr;
 use std::path::{Component, Path as FilePath, PathBuf};
+use std::sync::Arc;
 
-use service::Failure;
+use domain::policy::PolicyError;
+use domain::policy::files::{PolicyFile, compile_files};
+use ingest::policies::PolicyFiles;
 use service::config::Path;
+use service::{Exit, Failure};
 
 use crate::config::Settings;
 use crate::failure;
@@ -34,6 +38,57 @@ pub(crate) fn files(settings: &Settings) -> Result<Vec<PathBuf>, Failure> {
         );
     }
     Ok(files)
+}
+
+/// Reads files; their names stand in errors as they were given.
+pub(crate) fn read(paths: &[PathBuf]) -> Result<Vec<(String, String)>, Failure> {
+    let read = paths.iter().map(|path| {
+        let name = path.display().to_string();
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            let problem = format!("the policy file {name} cannot be read ({error}); name another");
+            Failure::new(Exit::Configuration, problem)
+        })?;
+        Ok((name, text))
+    });
+    read.collect()
+}
+
+/// Compiles files together, as they are to be put in force; errors name files as they were given.
+pub(crate) fn compile(
+    read: &[(String, String)],
+    origin: &str,
+) -> Result<PolicyFiles, Vec<PolicyError>> {
+    let mut files: Vec<PolicyFile> = Vec::with_capacity(read.len());
+    for (name, text) in read {
+        files.push(PolicyFile::new(name, text.clone()));
+    }
+    match compile_files(&files) {
+        Ok(set) => Ok(PolicyFiles {
+            files,
+            set: Arc::new(set),
+            origin: origin.to_owned(),
+        }),
+        Err(mut errors) => {
+            for error in &mut errors {
+                let of_file = files.iter().zip(read);
+                let mut given = of_file.filter(|(file, _)| file.name() == error.file);
+                if let (Some((_, (name, _))), None) = (given.next(), given.next()) {
+                    error.file.clone_from(name);
+                }
+            }
+            Err(errors)
+        }
+    }
+}
+
+/// Reads and compiles the configured files; a fault refuses the configuration.
+pub(crate) fn configured(settings: &Settings) -> Result<PolicyFiles, Failure> {
+    let files = read(&files(settings)?)?;
+    compile(&files, "configuration").map_err(|errors| {
+        let first = errors.first().map(ToString::to_string).unwrap_or_default();
+        let sentence = format!("{first}; `tollbook policy check` tells all that is wrong");
+        Failure::new(Exit::Configuration, sentence)
+    })
 }
 
 /// Lists what a pattern names below a folder: `*` stands for any part of one name.

@@ -5,6 +5,7 @@
 //! each other, and numbers are absolute with a revision that only grows. Deliberately absent: levels
 //! and limits; readers merge what they read (`domain::account::Account::merge`).
 
+mod feed;
 mod read;
 mod replica;
 
@@ -19,7 +20,8 @@ use crate::connect::Database;
 use crate::error::StoreError;
 use crate::in_force::uuid_of;
 
-pub use read::{Accounts, ChainStanding, StoredAccount, changes, load};
+pub use feed::{IdleAccount, idle, note_sent, sent};
+pub use read::{Accounts, ChainStanding, StoredAccount, changes, changes_of, load};
 pub use replica::{ReplicaAccount, load_replicas, save_replica};
 
 /// How long after it counted last a slot is still written, in ms: for usage that arrives late, and clocks

@@ -62,11 +62,11 @@ begin
             batch, part, series, rate_set, posting, rejected_event, duplicate, event_seen,
             event_seen_by_id, rollup_mark, rollup_quarter, rollup_day, rolled_day, adjustment,
             adjustment_bound,
-            rejection_resolved, policy_set, policy_limit, account
+            rejection_resolved, policy_set, policy_limit, account, balance_mark
             to tollbook_ingest;
         grant update on
             in_force, source, source_position, ingest_gap, rollup_mark, rollup_quarter, rollup_day,
-            account
+            account, balance_mark
             to tollbook_ingest;
         grant execute on function
             ensure_posting_month(timestamptz), ensure_event_seen_day(date, uuid, uuid),

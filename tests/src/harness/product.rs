@@ -80,14 +80,28 @@ impl Config {
         self
     }
 
+    /// Returns the topic that enforcers are told of accounts by: one for each database.
+    #[must_use]
+    pub fn balances_topic(&self) -> String {
+        let database = self.database_url.rsplit('/').next().unwrap_or_default();
+        let database = database.split('?').next().unwrap_or_default();
+        format!("balances-{database}")
+    }
+
     fn text(&self) -> String {
         let mut text = format!(
             "[database]\nurl = \"{}\"\n\n[kafka]\nbrokers = \"{}\"\ngroup = \"{}\"\n\
+             balances_topic = \"{}\"\n\
              properties.\"session.timeout.ms\" = \"{}\"\n\
              properties.\"heartbeat.interval.ms\" = \"500\"\n\
              properties.\"reconnect.backoff.max.ms\" = \"500\"\n\n\
              [ingest]\nhttp = \"127.0.0.1:0\"\n{}\n",
-            self.database_url, self.brokers, self.group, self.session_timeout_ms, self.ingest
+            self.database_url,
+            self.brokers,
+            self.group,
+            self.balances_topic(),
+            self.session_timeout_ms,
+            self.ingest
         );
         for source in &self.sources {
             writeln!(text, "{source}").expect("a String takes all");

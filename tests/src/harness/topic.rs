@@ -38,6 +38,8 @@ pub struct Stored {
     pub partition: i32,
     /// Its place there.
     pub offset: i64,
+    /// Its key.
+    pub key: Option<Vec<u8>>,
     /// Its value.
     pub payload: Option<Vec<u8>>,
     /// Its time in ms since 1970.
@@ -239,6 +241,7 @@ impl Topic {
                     Some(Ok(message)) => each(Stored {
                         partition,
                         offset: message.offset(),
+                        key: message.key().map(<[u8]>::to_vec),
                         payload: message.payload().map(<[u8]>::to_vec),
                         time: message.timestamp().to_millis().unwrap_or(0),
                     }),

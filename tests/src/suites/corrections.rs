@@ -27,7 +27,7 @@ pub(super) const TESTS: &[Test] = &[
 const DIES: Duration = Duration::from_secs(60);
 
 /// A configuration that takes a number for the application's name, which rejects nearly all lines.
-fn wrong(world: &World, topic: &Topic) -> Config {
+pub(super) fn wrong(world: &World, topic: &Topic) -> Config {
     let mut config = world.bare_config();
     let wrong = source(topic.name()).replace("\"x-tenant-id\"", "\"response_code\"");
     config.sources.push(wrong);

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
+use super::limits::{assert_accounts_equal, with_policies};
 use crate::harness::children::Child;
 use crate::harness::kafka::Kafka;
 use crate::harness::load::{Load, Random, seed};
@@ -77,7 +78,7 @@ fn killed_at(point: &str, passes: u32) {
     let mut load = Load::new(seed(point));
     topic.send_texts(3, load.mixed(1000));
     let stream = Stream::start(&topic, 3, load, 200);
-    let config = world.config(&topic).with_ingest(ROLL_UP_OFTEN);
+    let config = with_policies(world.config(&topic), &LIMITS).with_ingest(ROLL_UP_OFTEN);
     assert_killed(&config.clone().dying_at(point, passes).ingest());
     let successor = config.ingest();
     let before = world.events();
@@ -86,7 +87,11 @@ fn killed_at(point: &str, passes: u32) {
     world.await_caught_up(&topic);
     drain(&successor, DRAINS);
     world.assert_exact(&topic);
+    assert_accounts_equal(&world);
 }
+
+/// Limits whose accounts must be what the ledger holds, whatever dies.
+const LIMITS: [&str; 3] = ["daily-cost", "hourly-requests", "monthly-tokens"];
 
 /// The roll-up every tenth of a second, so that it runs while a test does.
 pub(super) const ROLL_UP_OFTEN: &str = "rollup_interval_ms = 100";
@@ -323,7 +328,7 @@ fn random_kills_stops_and_joins_of_three_processes() {
     let topic = world.topic(6);
     let mut random = Random::new(seed("random"));
     let proxy = Proxy::start(world.postgres.port());
-    let mut config = world.config(&topic).with_ingest(ROLL_UP_OFTEN);
+    let mut config = with_policies(world.config(&topic), &LIMITS).with_ingest(ROLL_UP_OFTEN);
     config.database_url = proxy.url(&config.database_url);
     let running = (0..3).map(|_| config.ingest()).collect();
     let mut fleet = Fleet {
@@ -347,6 +352,7 @@ fn random_kills_stops_and_joins_of_three_processes() {
         drain(process, DRAINS);
     }
     world.assert_exact(&topic);
+    assert_accounts_equal(&world);
 }
 
 /// Kills while a backlog is folded as fast as the machine can, in batches as large as they get.
@@ -357,7 +363,7 @@ fn random_kills_at_full_speed() {
     let mut load = Load::new(random.bits());
     load.apps = 2_000;
     topic.send_texts(6, load.mixed(100_000));
-    let config = world.config(&topic).with_ingest(ROLL_UP_OFTEN);
+    let config = with_policies(world.config(&topic), &LIMITS).with_ingest(ROLL_UP_OFTEN);
     let mut running: Vec<Child> = (0..3).map(|_| config.ingest()).collect();
     for _kill in 0..12 {
         topic.send_texts(6, load.mixed(20_000));
@@ -371,6 +377,7 @@ fn random_kills_at_full_speed() {
         drain(process, DRAINS);
     }
     world.assert_exact(&topic);
+    assert_accounts_equal(&world);
 }
 
 fn postgres_restarts_under_load() {

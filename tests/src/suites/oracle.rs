@@ -18,6 +18,7 @@ pub(super) const TESTS: &[Test] = &[
 
 fn record(payload: &str, time: i64) -> Stored {
     Stored {
+        key: None,
         partition: 0,
         offset: 0,
         payload: Some(payload.as_bytes().to_vec()),

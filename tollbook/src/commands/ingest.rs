@@ -14,7 +14,7 @@ use service::{Exit, Failure, Readiness, Shutdown, Tasks};
 use super::LOG;
 use crate::arguments::IngestArguments;
 use crate::config::Settings;
-use crate::{PROGRAM, failure, output, prices};
+use crate::{PROGRAM, failure, output, policies, prices};
 
 pub(super) async fn run(
     settings: &Settings,
@@ -65,6 +65,7 @@ fn read(settings: &Settings) -> Result<IngestSettings, Failure> {
         ingest: config.ingest.clone(),
         database_url: config.database.url.clone(),
         prices,
+        policies: policies::configured(settings)?,
         apply_at_start: config.ingest.apply_at_start,
     })
 }

@@ -3,6 +3,8 @@
 //! Invariant: everything that is wrong with the files is told at once, and nothing is listed unless all
 //! of them together make a set that could be put in force.
 
+mod apply;
+
 use std::path::PathBuf;
 
 use domain::limit::{Algorithm, Enforce, MeterSelector};
@@ -15,6 +17,8 @@ use serde_json::Value;
 use service::{Exit, Failure};
 
 use crate::output::{self, Format, Grid};
+
+pub(super) use apply::{apply, list_versions};
 
 /// Prints the JSON Schema.
 pub(super) fn schema() -> Result<Exit, Failure> {

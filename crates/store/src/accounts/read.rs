@@ -56,6 +56,8 @@ pub struct ChainStanding {
 /// Accounts and chains of one snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Accounts {
+    /// When the snapshot was taken, by Postgres's clock.
+    pub at: UnixMs,
     /// The policies in force in the snapshot.
     pub policies: Option<Version>,
     /// The accounts, ascending by counter and chain.
@@ -70,7 +72,7 @@ pub struct Accounts {
 ///
 /// Each [`StoreError`] of a statement; [`StoreError::Corrupt`] where a row cannot be read.
 pub async fn load(db: &Database, now: UnixMs) -> Result<Accounts, StoreError> {
-    read(db, &[], now).await
+    read(db, &[], Which::All, now).await
 }
 
 /// Returns the accounts that changed after parts that the reader knows.
@@ -87,25 +89,62 @@ pub async fn changes(
     after: &[PartRef],
     now: UnixMs,
 ) -> Result<Accounts, StoreError> {
-    read(db, after, now).await
+    let which = if after.is_empty() {
+        Which::All
+    } else {
+        Which::Changed
+    };
+    read(db, after, which, now).await
 }
 
-async fn read(db: &Database, after: &[PartRef], now: UnixMs) -> Result<Accounts, StoreError> {
+/// Returns the accounts of these chains that changed after these parts, and of no other chain: what the
+/// owner of the chains sends to the feed.
+///
+/// # Errors
+///
+/// As [`load`].
+pub async fn changes_of(
+    db: &Database,
+    after: &[PartRef],
+    now: UnixMs,
+) -> Result<Accounts, StoreError> {
+    read(db, after, Which::ChangedOfThese, now).await
+}
+
+/// Which accounts are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Which {
+    /// All.
+    All,
+    /// Those that changed after known parts.
+    Changed,
+    /// Those of them whose chains are named.
+    ChangedOfThese,
+}
+
+async fn read(
+    db: &Database,
+    after: &[PartRef],
+    which: Which,
+    now: UnixMs,
+) -> Result<Accounts, StoreError> {
     let begin = "begin transaction isolation level repeatable read, read only";
     let mut tx = db.pool().begin_with(begin).await?;
     set_tenant(&mut tx, "*").await?;
-    let policies = sqlx::query_scalar!("/* read_accounts */ select policies from in_force")
-        .fetch_one(&mut *tx)
-        .await?;
+    let seen =
+        sqlx::query!(r#"/* read_accounts */ select policies, now() as "now!" from in_force"#)
+            .fetch_one(&mut *tx)
+            .await?;
     let chains = standings(&mut tx).await?;
-    let rows = rows_after(&mut tx, after, now).await?;
+    let rows = rows_after(&mut tx, after, which, now).await?;
     tx.rollback().await?;
     let origins: HashMap<ChainId, Origin> = chains
         .iter()
         .map(|standing| (standing.chain, standing.origin))
         .collect();
     Ok(Accounts {
-        policies: policies.map(Version),
+        at: instant(seen.now)?,
+        policies: seen.policies.map(Version),
         accounts: gathered(rows, &origins)?,
         chains,
     })
@@ -156,9 +195,10 @@ struct FoundRow {
 async fn rows_after(
     tx: &mut Transaction<'_, Postgres>,
     after: &[PartRef],
+    which: Which,
     now: UnixMs,
 ) -> Result<Vec<FoundRow>, StoreError> {
-    if after.is_empty() {
+    if which == Which::All {
         let rows = sqlx::query_as!(
             FoundRow,
             r#"/* all_accounts */
@@ -181,6 +221,7 @@ async fn rows_after(
             left join unnest($1::integer[], $2::bigint[]) as known (chain, part)
                 on known.chain = c.id
             join account a on a.chain = c.id and a.part > coalesce(known.part, 0)
+            where known.chain is not null or not $4
         )
         select a.counter, a.chain, a.slot, a.counts_until, a.sum::text as "sum!", a.epoch, a.part,
             a.limit_id, a.tenant, a.key_values as "key_values: Vec<Option<String>>"
@@ -189,7 +230,8 @@ async fn rows_after(
         order by a.counter, a.chain, a.slot"#,
         &chains,
         &parts,
-        now.to_utc()
+        now.to_utc(),
+        which == Which::ChangedOfThese
     );
     Ok(rows.fetch_all(&mut **tx).await?)
 }

@@ -139,6 +139,7 @@ fn each_role_may_do_its_work_and_no_more() {
     let set = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
     let updates: BTreeSet<String> = set(&[
         "account",
+        "balance_mark",
         "in_force",
         "ingest_gap",
         "rollup_day",
