@@ -19,6 +19,7 @@ const EXAMPLES: &str = "\
 Examples:
   tollbook migrate                                   prepare the database
   tollbook ingest                                    fold the log into the ledger, for ever
+  tollbook enforcer                                  decide requests by the policies
   tollbook report cost --by app --from 2026-11-01    what each application cost
   tollbook verify                                    prove it
   tollbook doctor                                    find what is set up wrongly
@@ -67,6 +68,12 @@ Examples:
   tollbook ingest                     runs until SIGTERM, which drains
   tollbook ingest --until-caught-up   folds what the log holds now, and exits")]
     Ingest(IngestArguments),
+    /// Decides requests by the policies, for gateways that ask.
+    #[command(after_help = "\
+Examples:
+  tollbook enforcer                   runs until SIGTERM, which drains
+  curl -d '{\"app\":\"chatbot\",\"model\":\"gpt-4o\"}' http://127.0.0.1:8080/v1/decisions")]
+    Enforcer,
     /// Reads the ledger.
     #[command(subcommand)]
     Report(ReportCommand),

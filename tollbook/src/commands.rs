@@ -6,6 +6,7 @@
 mod completions;
 mod config;
 mod doctor;
+mod enforcer;
 mod gaps;
 mod ingest;
 mod migrate;
@@ -51,6 +52,10 @@ pub(crate) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
         Command::Ingest(arguments) => {
             let (settings, log) = begin(LOG)?;
             ingest::run(&settings, &arguments, log).await
+        }
+        Command::Enforcer => {
+            let (settings, log) = begin(LOG)?;
+            enforcer::run(&settings, log).await
         }
         Command::Migrate => migrate::run(&quiet()?).await,
         Command::Report(command) => report::run(&quiet()?, command).await,

@@ -1,13 +1,13 @@
 //! The settings of all services, put together from what each room defines.
 //!
 //! Invariant: [`Settings`] were checked as a whole: what a room finds in them it can use.
-//! Deliberately absent: what settings of rooms to come do; their keys are taken, checked and shown,
-//! so that one file serves all services.
+//! Deliberately absent: what settings do; one file serves all services.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use domain::calendar::parse_zone;
+use enforcer::config::EnforcerConfig;
 use ingest::config::{BadSetting, IngestConfig, KafkaConfig};
 use ingest::source_config::{SourceConfig, SourceConfigError, validate_all};
 use schemars::JsonSchema;
@@ -93,52 +93,6 @@ pub(crate) struct PoliciesConfig {
     pub(crate) files: Vec<String>,
 }
 
-/// Deciding requests.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct EnforcerConfig {
-    /// Where it listens for HTTP.
-    pub(crate) http: String,
-    /// Where it listens for gRPC.
-    pub(crate) grpc: String,
-    /// Lets it listen beyond loopback without authentication.
-    pub(crate) insecure: bool,
-    /// Envoy's rate limit service.
-    pub(crate) rls: RlsConfig,
-}
-
-impl Default for EnforcerConfig {
-    fn default() -> Self {
-        Self {
-            http: "127.0.0.1:8080".to_owned(),
-            grpc: "127.0.0.1:8081".to_owned(),
-            insecure: false,
-            rls: RlsConfig::default(),
-        }
-    }
-}
-
-/// Envoy's rate limit service.
-#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct RlsConfig {
-    /// Descriptor files of envoyproxy/ratelimit, as they are; `*` stands for any name.
-    pub(crate) files: Vec<String>,
-    /// Whether denied hits count.
-    pub(crate) denied_hits: DeniedHits,
-}
-
-/// Whether denied hits count.
-#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum DeniedHits {
-    /// They do, as with envoyproxy/ratelimit.
-    #[default]
-    Count,
-    /// They do not: for domains that only ask.
-    Free,
-}
-
 const NAMES: Names = Names {
     prefix: "TOLLBOOK",
     file: "tollbook.toml",
@@ -222,6 +176,10 @@ impl Settings {
         let bad = |bad: BadSetting| self.refuse(&path_of(&bad.key), &bad.problem);
         config.kafka.check().map_err(bad)?;
         config.ingest.check().map_err(bad)?;
+        config
+            .enforcer
+            .check()
+            .map_err(|bad| self.refuse(&Path::of_keys(bad.key), &bad.problem))?;
         validate_all(&config.ingest.sources).map_err(|error| self.refuse_source(&error))?;
         self.check_url()?;
         parse_zone(&config.reports.zone).map_err(|error| {

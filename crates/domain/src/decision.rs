@@ -74,7 +74,7 @@ impl Verdict {
 
     /// Returns the same with so many more units used; `reset` stays that of before.
     #[must_use]
-    fn after(mut self, charged: Units) -> Self {
+    pub fn after(mut self, charged: Units) -> Self {
         self.used = self.used.saturating_add(charged);
         self.remaining = self.limit.saturating_sub(self.used).or_zero();
         self

@@ -27,7 +27,7 @@ pub mod ids;
 pub mod limit;
 pub mod meter;
 pub mod money;
-mod nearest;
+pub mod nearest;
 pub mod part;
 pub mod policy;
 pub mod price;

@@ -6,6 +6,7 @@
 
 pub mod clock;
 pub mod config;
+pub mod cores;
 pub mod exit;
 pub mod health;
 pub mod http;

@@ -30,6 +30,15 @@ impl Shutdown {
         self.token.cancel();
     }
 
+    /// Returns a shutdown that follows this one, and by itself stops nothing else. What waits for it
+    /// shares no lock with what waits for this one.
+    #[must_use]
+    pub fn child(&self) -> Self {
+        Self {
+            token: self.token.child_token(),
+        }
+    }
+
     /// Tells whether it was requested.
     #[must_use]
     pub fn is_requested(&self) -> bool {

@@ -8,6 +8,7 @@ mod database;
 
 use service::{Exit, Failure};
 
+use super::policy;
 use crate::config::Settings;
 use crate::{output, prices};
 
@@ -94,11 +95,16 @@ fn examine_settings(settings: &Settings, examination: &mut Examination) {
             "none are configured; add at least one [[ingest.sources]] with `topic` and `format`",
         );
     }
-    if !config.policies.files.is_empty() || !config.enforcer.rls.files.is_empty() {
-        examination.warn(
-            "enforcer",
-            "policies and descriptors are configured, but this version has no enforcer yet: no request is limited",
-        );
+    match policy::of_files(settings) {
+        Ok(set) => examination.ok(
+            "policies",
+            &format!(
+                "{} policies with {} limits",
+                set.policies().len(),
+                set.limits().count()
+            ),
+        ),
+        Err(failure) => examination.stopped("policies", &failure),
     }
 }
 

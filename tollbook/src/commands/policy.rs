@@ -16,7 +16,9 @@ use domain::window::{Period, WindowSpec};
 use serde_json::Value;
 use service::{Exit, Failure};
 
+use crate::config::Settings;
 use crate::output::{self, Format, Grid};
+use crate::policies;
 
 pub(super) use apply::{apply, list_versions};
 
@@ -52,6 +54,22 @@ pub(super) fn check(files: &[PathBuf], format: Format) -> Result<Exit, Failure> 
             ))
         }
     }
+}
+
+/// Reads the files that the settings name, for a service: what is wrong goes to the log, since stdout
+/// is nobody's.
+pub(super) fn of_files(settings: &Settings) -> Result<CompiledSet, Failure> {
+    let files = policies::files(settings)?;
+    read_all(&files)?.map_err(|errors| {
+        let first = errors.first().map_or_else(String::new, ToString::to_string);
+        Failure::new(
+            Exit::Configuration,
+            format!(
+                "the policies cannot be used: {}, the first: {first}; `tollbook policy check` lists all",
+                plural(errors.len(), "fault")
+            ),
+        )
+    })
 }
 
 fn plural(count: usize, noun: &str) -> String {

@@ -174,6 +174,20 @@ impl CompiledSet {
         })
     }
 
+    /// Returns how many limits there are, attachments counted.
+    #[must_use]
+    pub const fn limits_count(&self) -> usize {
+        self.limits.len()
+    }
+
+    /// Returns the limit at a place, as [`Applies::index`] names it.
+    #[must_use]
+    pub fn limit_at(&self, index: usize) -> Option<(LimitId, &Policy, &Attachment, &Limit)> {
+        let compiled = self.limits.get(index)?;
+        let (policy, attachment, limit) = self.parts(compiled)?;
+        Some((compiled.id, policy, attachment, limit))
+    }
+
     fn parts(&self, compiled: &CompiledLimit) -> Option<(&Policy, &Attachment, &Limit)> {
         let policy = self.policies.get(compiled.policy)?;
         let attachment = policy.attachments.get(compiled.attachment)?;

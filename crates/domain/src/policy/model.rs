@@ -9,6 +9,7 @@ use crate::money::Rate;
 use crate::request::{Field, Request};
 
 use super::cel::Cel;
+use super::key::values_of;
 use super::pattern::{Network, TextPattern};
 
 /// A named set of limits, and the requests that they hold for.
@@ -102,6 +103,15 @@ pub enum Key {
     Constant(String),
     /// An expression's value.
     Cel(Cel),
+}
+
+impl Limit {
+    /// Returns names and values of its keys for a request, to explain a decision; `None` for what is
+    /// missing.
+    #[must_use]
+    pub fn values(&self, request: &Request<'_>) -> Vec<(String, Option<String>)> {
+        values_of(self, request)
+    }
 }
 
 impl Key {

@@ -1,0 +1,414 @@
+//! The engine: what the policies in force say to an ask, and what a report charges.
+//!
+//! Invariant: nothing is awaited, and all limits of a request are decided on as one step; policies are
+//! swapped whole, and an answer is made by one set. What a request would only be told of costs nothing
+//! until somebody asks: the names and texts of an answer lie in the set that it holds. Deliberately
+//! absent: protocols, and where policies, feeds and clocks come from.
+
+mod answer;
+mod ask;
+mod denials;
+mod in_force;
+mod sources;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use domain::account::ReplicaId;
+use domain::decision::{Asked, Decision, Outcome};
+use domain::limit::{Enforce, MeterSelector};
+use domain::meter::Meter;
+use domain::policy::model::{CountedFrom, Limit, Policy, Verdict as Otherwise};
+use domain::policy::{Applies, Keyed};
+use domain::request::Request;
+use domain::time::UnixMs;
+use domain::units::Units;
+use smallvec::SmallVec;
+
+pub use self::answer::{Answer, Binding, Met, Reason};
+pub use self::ask::{Ask, Candidate, Estimated, Report, Reported};
+pub use self::denials::{Denial, DenialFilter, DenialId, Denials};
+pub use self::in_force::{InForce, KnownLimit, LimitTable, PoliciesInForce};
+pub use self::sources::{Source, Sources};
+
+use crate::counters::{Counted, Counters, Verdicts};
+use crate::observe;
+
+/// Decides by the policies in force over the counters of this process.
+#[derive(Debug)]
+pub struct Engine {
+    counters: Arc<Counters>,
+    force: ArcSwap<InForce>,
+    limits: ArcSwap<LimitTable>,
+    sources: Sources,
+    denials: Denials,
+    told: observe::Decisions,
+}
+
+/// What one request, or one candidate, was found to meet.
+#[derive(Debug)]
+struct Found {
+    decision: Decision,
+    met: SmallVec<[Met; 8]>,
+    refusal: Option<Refusal>,
+    shadow_denials: usize,
+}
+
+/// A limit that refuses without looking at numbers.
+#[derive(Debug, Clone)]
+struct Refusal {
+    index: usize,
+    reason: Reason,
+}
+
+/// All limits that hold for a request.
+#[derive(Debug, Default)]
+struct Gathered<'f> {
+    counted: SmallVec<[Counted<'f>; 8]>,
+    met: SmallVec<[Met; 8]>,
+    refusal: Option<Refusal>,
+    shadow_refusals: usize,
+}
+
+impl Engine {
+    /// Begins with no policies: everything is allowed. `denials_kept` recent denials can be read.
+    #[must_use]
+    pub fn new(replica: ReplicaId, denials_kept: usize) -> Self {
+        Self {
+            counters: Arc::new(Counters::new(replica)),
+            force: ArcSwap::from_pointee(InForce::default()),
+            limits: ArcSwap::default(),
+            sources: Sources::default(),
+            denials: Denials::new(replica, denials_kept),
+            told: observe::Decisions::new(),
+        }
+    }
+
+    /// Returns the counters, which the feed merges into and other protocols count by.
+    #[must_use]
+    pub const fn counters(&self) -> &Arc<Counters> {
+        &self.counters
+    }
+
+    /// Returns how old each source of truth is.
+    #[must_use]
+    pub const fn sources(&self) -> &Sources {
+        &self.sources
+    }
+
+    /// Returns the recent denials.
+    #[must_use]
+    pub const fn denials(&self) -> &Denials {
+        &self.denials
+    }
+
+    /// Returns all limits that count now, by identity.
+    #[must_use]
+    pub fn limits(&self) -> Arc<LimitTable> {
+        self.limits.load_full()
+    }
+
+    /// Returns what is in force.
+    #[must_use]
+    pub fn in_force(&self) -> Arc<InForce> {
+        self.force.load_full()
+    }
+
+    /// Puts a set in force, whole: decisions under way end by the old one, all later ones go by the new.
+    /// Counters stay, as each belongs to a limit's identity.
+    pub fn swap(&self, set: PoliciesInForce) {
+        let in_force = InForce::new(set);
+        // Known before it decides, so that nothing of a limit is forgotten that has just come.
+        self.limits.store(Arc::new(in_force.table()));
+        self.force.store(Arc::new(in_force));
+    }
+
+    /// Forgets the counters that no longer count; called each few seconds.
+    pub fn prune(&self, now: UnixMs) {
+        let limits = self.limits.load();
+        self.counters
+            .prune(now, |id| limits.get(id).map(|known| known.spec));
+    }
+
+    /// Decides an ask: the first candidate that may go is charged, or the request itself where there
+    /// are none; a refused one charges nothing. Of several refusals the one that ends first is told.
+    #[must_use]
+    pub fn decide(&self, ask: &Ask<'_>, now: UnixMs) -> Answer {
+        let force = self.force.load();
+        let mut chosen: Option<(Option<usize>, Found)> = None;
+        if ask.candidates.is_empty() {
+            chosen = Some((None, self.ask_one(&force, &ask.request, ask, now)));
+        }
+        for index in 0..ask.candidates.len() {
+            let found = self.ask_one(&force, &ask.of(Some(index)), ask, now);
+            let is_allowed = found.decision.outcome == Outcome::Allow;
+            let is_better = chosen
+                .as_ref()
+                .is_none_or(|(_, known)| is_allowed || found.ends_before(known));
+            if is_better {
+                chosen = Some((Some(index), found));
+            }
+            if is_allowed {
+                break;
+            }
+        }
+        // There is a candidate, or the request was asked for.
+        let (candidate, found) = chosen.unwrap_or_else(|| (None, Found::free()));
+        let mut answer = found.into_answer(force, candidate, now);
+        self.told.decided(answer.outcome);
+        if answer.outcome == Outcome::Deny {
+            let request = ask.of(candidate);
+            answer.denial = self.denials.keep(&answer, &request, now);
+        }
+        answer
+    }
+
+    /// Charges what was used, in full, to every limit that counts it from decisions. It is never
+    /// refused; what the limits say afterwards is told.
+    #[must_use]
+    pub fn report(&self, report: &Report<'_>, now: UnixMs) -> Answer {
+        let force = self.force.load();
+        let (found, uncharged) = {
+            let mut gathered = Gathered::default();
+            let mut uncharged = SmallVec::new();
+            for applies in force.set().matching(&report.request) {
+                let used = report.units(applies.limit);
+                let from_log = applies.limit.from == CountedFrom::Log;
+                let is_charged = used.is_some() && matches!(applies.keyed, Keyed::Counts(_));
+                if !(from_log || is_charged || ask::is_charged_by_asks(applies.limit)) {
+                    uncharged.push(applies.index);
+                }
+                if let Keyed::Counts(key) = applies.keyed {
+                    let charge = used.filter(|_| !from_log).unwrap_or(Units::ZERO);
+                    let asked = Asked::Units(Units::ZERO);
+                    gathered.counted.push(Counted {
+                        limit: &applies.limit.spec,
+                        id: applies.id,
+                        key,
+                        moment: force.moment(applies.index, &applies.limit.spec, now),
+                        asked,
+                        charge,
+                    });
+                    gathered.met.push(self.met(&force, &applies, now));
+                }
+            }
+            let mut verdicts = Verdicts::new();
+            let decision = self.counters.report(&gathered.counted, &mut verdicts);
+            let decision = Decision {
+                outcome: Outcome::Allow,
+                ..decision
+            };
+            (gathered.found(decision, &verdicts, false), uncharged)
+        };
+        self.told.reported();
+        let mut answer = found.into_answer(force, None, now);
+        answer.reason = Reason::Reported;
+        answer.uncharged = uncharged;
+        answer
+    }
+
+    /// Asks for one request, or for one candidate of it.
+    fn ask_one(&self, force: &InForce, request: &Request<'_>, ask: &Ask<'_>, now: UnixMs) -> Found {
+        let mut gathered = Gathered::default();
+        for applies in force.set().matching(request) {
+            let asks = ask::asked_and_charged(applies.limit, request, &ask.estimate);
+            self.gather(&mut gathered, force, &applies, asks, now);
+        }
+        let mut verdicts = Verdicts::new();
+        let decision = if gathered.refusal.is_some() {
+            let decision = self.counters.evaluate(&gathered.counted, &mut verdicts);
+            Decision {
+                outcome: Outcome::Deny,
+                ..decision
+            }
+        } else {
+            self.counters.decide(&gathered.counted, &mut verdicts)
+        };
+        let is_charged = decision.outcome == Outcome::Allow;
+        gathered.found(decision, &verdicts, is_charged)
+    }
+
+    fn gather<'f>(
+        &self,
+        gathered: &mut Gathered<'f>,
+        force: &InForce,
+        applies: &Applies<'f>,
+        (asked, charge): (Asked, Units),
+        now: UnixMs,
+    ) {
+        let limit = applies.limit;
+        let key = match applies.keyed {
+            Keyed::Counts(key) => key,
+            Keyed::Denied(key) => {
+                gathered.refuse(limit, applies.index, || Reason::MissingKey(key.name()));
+                return;
+            }
+            Keyed::Skipped => return,
+        };
+        let met = self.met(force, applies, now);
+        if is_too_old(applies.policy, limit, met.as_of, now) {
+            gathered.refuse(limit, applies.index, || Reason::Unavailable);
+        }
+        gathered.counted.push(Counted {
+            limit: &limit.spec,
+            id: applies.id,
+            key,
+            moment: force.moment(applies.index, &limit.spec, now),
+            asked,
+            charge,
+        });
+        gathered.met.push(met);
+    }
+
+    /// Notes what is known of a limit but for its numbers.
+    fn met(&self, force: &InForce, applies: &Applies<'_>, now: UnixMs) -> Met {
+        let (as_of, warming) = match applies.limit.from {
+            CountedFrom::Decision => {
+                let others = self.sources.as_of(Source::Exchange);
+                (Some(others.map_or(now, |others| others.min(now))), None)
+            }
+            CountedFrom::Log => {
+                let whole_from = force.whole_from(applies.id);
+                let warming = whole_from.filter(|whole_from| *whole_from > now);
+                (self.sources.as_of(Source::Feed), warming)
+            }
+        };
+        Met {
+            index: applies.index,
+            verdict: None,
+            as_of,
+            warming,
+        }
+    }
+}
+
+/// Says whether a policy refuses, as its numbers are older than it tolerates.
+fn is_too_old(policy: &Policy, limit: &Limit, as_of: Option<UnixMs>, now: UnixMs) -> bool {
+    let otherwise = policy.on_unavailable;
+    if otherwise.verdict == Otherwise::Allow || limit.from == CountedFrom::Decision {
+        return false;
+    }
+    as_of.is_none_or(|as_of| now.get().saturating_sub(as_of.get()) > otherwise.after_ms)
+}
+
+impl Gathered<'_> {
+    fn refuse(&mut self, limit: &Limit, index: usize, reason: impl FnOnce() -> Reason) {
+        match limit.spec.enforce() {
+            Enforce::Shadow => self.shadow_refusals = self.shadow_refusals.saturating_add(1),
+            Enforce::Soft => {
+                let reason = reason();
+                self.refusal.get_or_insert(Refusal { index, reason });
+            }
+        }
+    }
+
+    /// Adds what the counters said. They said it before the charge where `is_charged_since`.
+    fn found(self, decision: Decision, verdicts: &Verdicts, is_charged_since: bool) -> Found {
+        let Self {
+            counted,
+            mut met,
+            refusal,
+            shadow_refusals,
+        } = self;
+        for ((met, counted), verdict) in met.iter_mut().zip(&counted).zip(verdicts) {
+            met.verdict = Some(if is_charged_since {
+                verdict.after(counted.charge.or_zero())
+            } else {
+                *verdict
+            });
+        }
+        Found {
+            shadow_denials: decision.shadow_denials.saturating_add(shadow_refusals),
+            decision,
+            met,
+            refusal,
+        }
+    }
+}
+
+impl Found {
+    /// No limit, so nothing refuses.
+    fn free() -> Self {
+        Self {
+            decision: Decision {
+                outcome: Outcome::Allow,
+                binding: None,
+                verdict: None,
+                shadow_denials: 0,
+            },
+            met: SmallVec::new(),
+            refusal: None,
+            shadow_denials: 0,
+        }
+    }
+
+    /// Of two refusals: says whether this one ends before the other; what lacks a key never does.
+    fn ends_before(&self, other: &Self) -> bool {
+        match (&self.refusal, &other.refusal) {
+            (None, None) => self.decision.ends_before(&other.decision),
+            (None, Some(_)) => true,
+            (Some(_), _) => false,
+        }
+    }
+
+    fn into_answer(
+        self,
+        force: arc_swap::Guard<Arc<InForce>>,
+        candidate: Option<usize>,
+        now: UnixMs,
+    ) -> Answer {
+        let Self {
+            decision,
+            met,
+            refusal,
+            shadow_denials,
+        } = self;
+        let refused = refusal.as_ref().map(|refusal| {
+            let place = met.iter().position(|met| met.index == refusal.index);
+            (refusal.index, place)
+        });
+        let bound = || {
+            let place = decision.binding?;
+            Some((met.get(place)?.index, Some(place)))
+        };
+        let binding = refused.or_else(bound).map(|(index, place)| {
+            let met = place.and_then(|place| met.get(place));
+            Binding {
+                index,
+                verdict: met.and_then(|met| met.verdict),
+                as_of: met.and_then(|met| met.as_of),
+            }
+        });
+        let reason = match (refusal, decision.outcome, binding.is_some()) {
+            (Some(refusal), ..) => refusal.reason,
+            (None, Outcome::Deny, _) => Reason::Over,
+            (None, Outcome::Allow, true) => Reason::Within,
+            (None, Outcome::Allow, false) => Reason::NoLimit,
+        };
+        let warming = met.iter().filter_map(|met| met.warming).max();
+        Answer {
+            outcome: decision.outcome,
+            reason,
+            binding,
+            met,
+            candidate,
+            shadow_denials,
+            warming,
+            uncharged: SmallVec::new(),
+            denial: None,
+            now,
+            force,
+        }
+    }
+}
+
+/// Says whether asks and not reports charge this meter: requests, and expressions that read no usage.
+const fn counts_asks(meter: MeterSelector) -> bool {
+    matches!(
+        meter,
+        MeterSelector::Standard(Meter::Requests) | MeterSelector::Computed
+    )
+}

@@ -1,0 +1,522 @@
+//! The engine by policies as people write them.
+
+use domain::account::{Message, Origin, OriginUse, Revision, SlotSum};
+use domain::policy::{CompiledSet, compile, read};
+
+use super::*;
+
+const NOW: i64 = 1_792_875_600_000;
+
+fn at(ms: i64) -> UnixMs {
+    UnixMs::new(NOW + ms).unwrap()
+}
+
+fn set(yaml: &str) -> CompiledSet {
+    let policies = read("test.yaml", yaml).unwrap_or_else(|errors| panic!("{errors:?}"));
+    compile(policies).unwrap_or_else(|errors| panic!("{errors:?}"))
+}
+
+fn put(engine: &Engine, yaml: &str) {
+    engine.swap(PoliciesInForce {
+        set: set(yaml),
+        version: 7,
+        ..PoliciesInForce::default()
+    });
+}
+
+fn engine(yaml: &str) -> Engine {
+    let engine = Engine::new(ReplicaId(1), 4);
+    put(&engine, yaml);
+    engine
+}
+
+fn ask<'a>(app: &'a str, model: &'a str) -> Ask<'a> {
+    Ask {
+        request: Request {
+            app: Some(app),
+            model: Some(model),
+            ..Request::default()
+        },
+        ..Ask::default()
+    }
+}
+
+fn used(answer: &Answer) -> i128 {
+    answer.binding.unwrap().verdict.unwrap().used.get()
+}
+
+const PACE: &str = "
+name: pace
+limits:
+  - { name: per-app, meter: requests, limit: 2, per: [app], window: { fixed: 60s } }
+  - { name: per-model, meter: requests, limit: 3, per: [model], window: { fixed: 60s } }
+";
+
+#[test]
+fn a_refused_ask_charges_nothing_and_can_be_worked_out_again() {
+    let engine = engine(PACE);
+    for _ in 0..2 {
+        let answer = engine.decide(&ask("a", "m"), at(0));
+        assert_eq!(answer.outcome, Outcome::Allow, "{answer:?}");
+        assert_eq!(answer.reason, Reason::Within, "{answer:?}");
+    }
+    let denied = engine.decide(&ask("a", "m"), at(1));
+    assert_eq!(denied.outcome, Outcome::Deny, "{denied:?}");
+    let (policy, _, limit) = denied.bound().unwrap();
+    assert_eq!(
+        (policy.name.as_str(), limit.name.as_str()),
+        ("pace", "per-app"),
+        "{denied:?}"
+    );
+    // The model's limit holds three; the refused ask took none of it.
+    let other = engine.decide(&ask("b", "m"), at(2));
+    assert_eq!(other.outcome, Outcome::Allow, "{other:?}");
+    assert_eq!(used(&other), 3, "after its own charge");
+
+    let denial = denied.denial.as_deref().unwrap();
+    let kept = engine.denials().get(denial.id).unwrap();
+    assert_eq!(
+        kept.id.to_string().parse(),
+        Ok(denial.id),
+        "an id reads back"
+    );
+    let verdict = kept.verdict.unwrap();
+    assert!(
+        verdict.used.saturating_add(verdict.asked) > verdict.limit,
+        "{kept:?}"
+    );
+    assert_eq!(
+        (verdict.used.get(), verdict.asked.get(), verdict.limit.get()),
+        (2, 1, 2),
+        "{kept:?}"
+    );
+    let key = |name: &str, value: &str| (name.to_owned(), Some(value.to_owned()));
+    assert_eq!(
+        kept.key,
+        [key("tenant", "default"), key("app", "a")],
+        "{kept:?}"
+    );
+    assert_eq!(kept.slot, kept.spec.moment(at(1)).slot, "the window");
+    assert_eq!((kept.as_of, kept.version), (Some(at(1)), 7), "{kept:?}");
+}
+
+#[test]
+fn denials_are_bounded_newest_first_and_filtered() {
+    let engine = engine(PACE);
+    for app in ["a", "b"] {
+        for _ in 0..5 {
+            drop(engine.decide(&ask(app, app), at(0)));
+        }
+    }
+    let sequence = |filter: &DenialFilter, max| -> Vec<String> {
+        let list = engine.denials().list(filter, max);
+        list.iter().map(|denial| denial.id.to_string()).collect()
+    };
+    let all = sequence(&DenialFilter::default(), 10);
+    let expected: Vec<_> = (3..=6)
+        .rev()
+        .map(|sequence| format!("{:016x}-{sequence}", 1))
+        .collect();
+    assert_eq!(all, expected, "six denials, of which four are kept");
+    let of_a = DenialFilter {
+        app: Some("a".to_owned()),
+        ..DenialFilter::default()
+    };
+    assert_eq!(sequence(&of_a, 10), expected[3..], "one of them is a's");
+    let before = DenialFilter {
+        before: Some(expected[1].parse().unwrap()),
+        ..DenialFilter::default()
+    };
+    assert_eq!(sequence(&before, 1), expected[2..3], "the next page");
+    let none = DenialFilter {
+        policy: Some("other".to_owned()),
+        ..DenialFilter::default()
+    };
+    assert_eq!(sequence(&none, 10), [""; 0], "no such policy");
+    for gone in [
+        "0000000000000001-1",
+        "0000000000000002-5",
+        "0000000000000001-7",
+    ] {
+        assert!(
+            engine.denials().get(gone.parse().unwrap()).is_none(),
+            "{gone}"
+        );
+    }
+}
+
+#[test]
+fn the_first_candidate_that_may_go_is_chosen_and_alone_charged() {
+    let engine = engine(
+        "
+name: models
+limits:
+  - { name: per-model, meter: requests, limit: 1, per: [model, provider], window: { fixed: 60s } }
+",
+    );
+    let of = |model, instance| Candidate {
+        model: Some(model),
+        instance,
+        ..Candidate::default()
+    };
+    let candidates = [of("big", None), of("big", Some("spare")), of("small", None)];
+    let ask = Ask {
+        candidates: &candidates,
+        ..ask("a", "any")
+    };
+    let chosen: Vec<_> = (0..4)
+        .map(|_| {
+            let answer = engine.decide(&ask, at(0));
+            (answer.outcome == Outcome::Allow).then_some(answer.candidate)
+        })
+        .collect();
+    assert_eq!(
+        chosen,
+        [Some(Some(0)), Some(Some(1)), Some(Some(2)), None],
+        "in order"
+    );
+    assert_eq!(engine.counters().count(), 3, "each charged its own");
+    assert_eq!(
+        engine.denials().list(&DenialFilter::default(), 9).len(),
+        1,
+        "told once"
+    );
+}
+
+#[test]
+fn of_refused_candidates_the_one_that_ends_first_is_told() {
+    let engine = engine(
+        "
+name: slow
+match: { model: slow }
+limits: [{ name: day, meter: requests, limit: 0, window: { calendar: day } }]
+---
+name: quick
+match: { model: quick }
+limits: [{ name: minute, meter: requests, limit: 1, window: { calendar: minute } }]
+",
+    );
+    drop(engine.decide(&ask("a", "quick"), at(0)));
+    let of = |model| Candidate {
+        model: Some(model),
+        ..Candidate::default()
+    };
+    let candidates = [of("slow"), of("quick")];
+    let answer = engine.decide(
+        &Ask {
+            candidates: &candidates,
+            ..ask("a", "")
+        },
+        at(0),
+    );
+    assert_eq!(
+        (answer.outcome, answer.candidate),
+        (Outcome::Deny, Some(1)),
+        "{answer:?}"
+    );
+}
+
+#[test]
+fn a_missing_key_is_shared_skipped_or_refused() {
+    let policy = |missing_key: &str, enforce: &str| {
+        engine(&format!(
+            "
+name: users
+limits:
+  - {{ name: user, meter: requests, limit: 1, per: [user], window: {{ fixed: 60s }}, missing_key: {missing_key}, enforce: {enforce} }}
+"
+        ))
+    };
+    let outcomes = |engine: &Engine| -> Vec<_> {
+        let answers = (0..2).map(|_| engine.decide(&ask("a", "m"), at(0)));
+        answers
+            .map(|answer| {
+                (
+                    answer.outcome == Outcome::Allow,
+                    answer.shadow_denials,
+                    answer.reason,
+                )
+            })
+            .collect()
+    };
+    let missing = Reason::MissingKey("user".to_owned());
+    let cases = [
+        (
+            "shared",
+            "soft",
+            [(true, 0, Reason::Within), (false, 0, Reason::Over)],
+        ),
+        (
+            "skip",
+            "soft",
+            [(true, 0, Reason::NoLimit), (true, 0, Reason::NoLimit)],
+        ),
+        (
+            "deny",
+            "soft",
+            [(false, 0, missing.clone()), (false, 0, missing)],
+        ),
+        (
+            "deny",
+            "shadow",
+            [(true, 1, Reason::NoLimit), (true, 1, Reason::NoLimit)],
+        ),
+    ];
+    for (missing_key, enforce, expected) in cases {
+        let engine = policy(missing_key, enforce);
+        assert_eq!(outcomes(&engine), expected, "{missing_key}, {enforce}");
+    }
+}
+
+const BUDGET: &str = "
+name: budget
+limits: [{ name: tokens, meter: total_tokens, limit: 100, per: [app], window: { calendar: day } }]
+on_unavailable: { decide: deny, after: 30s }
+";
+
+#[test]
+fn numbers_that_are_too_old_refuse_where_the_policy_says_so() {
+    let deny = engine(BUDGET);
+    let allow = engine(&BUDGET.replace("deny", "allow"));
+    let reason = |engine: &Engine, ms| engine.decide(&ask("a", "m"), at(ms)).reason;
+    assert_eq!(reason(&deny, 0), Reason::Unavailable, "never known");
+    assert_eq!(
+        reason(&allow, 0),
+        Reason::Within,
+        "by the numbers that are there"
+    );
+    for engine in [&deny, &allow] {
+        engine.sources().note(Source::Feed, at(0));
+    }
+    assert_eq!(
+        reason(&deny, 30_000),
+        Reason::Within,
+        "as old as is tolerated"
+    );
+    assert_eq!(reason(&deny, 30_001), Reason::Unavailable, "older");
+    assert_eq!(reason(&allow, 30_001), Reason::Within, "older, and allowed");
+    let answer = deny.decide(&ask("a", "m"), at(40_000));
+    let binding = answer.binding.unwrap();
+    assert_eq!(binding.as_of, Some(at(0)), "said as of when");
+    assert_eq!(used(&answer), 0, "with the numbers that are there");
+    deny.sources().note(Source::Feed, at(40_000));
+    assert_eq!(reason(&deny, 40_001), Reason::Within, "healed");
+}
+
+#[test]
+fn limits_from_the_log_follow_their_accounts_and_are_not_charged_here() {
+    let engine = engine(BUDGET);
+    engine.sources().note(Source::Feed, at(0));
+    let force = engine.in_force();
+    let (id, .., limit) = force.set().limits().next().unwrap();
+    let request = ask("a", "m").request;
+    let Keyed::Counts(key) = force.set().matching(&request).next().unwrap().keyed else {
+        panic!("it counts");
+    };
+    let told = |number, sum| Message {
+        origin: Origin::Chain(domain::ids::ChainId(1)),
+        use_: OriginUse::new(
+            Revision { epoch: 1, number },
+            Units::new(sum),
+            vec![SlotSum {
+                start: limit.spec.moment(at(0)).slot.start(),
+                sum: Units::new(sum),
+            }],
+        ),
+        base: None,
+    };
+    engine
+        .counters()
+        .merge(id, key, &limit.spec, told(1, 99), at(0));
+    for _ in 0..3 {
+        let answer = engine.decide(&ask("a", "m"), at(1));
+        assert_eq!(
+            (answer.outcome, used(&answer)),
+            (Outcome::Allow, 99),
+            "asks charge nothing"
+        );
+    }
+    let estimate = Estimated {
+        output_tokens: Some(2),
+        ..Estimated::default()
+    };
+    let more = Ask {
+        estimate,
+        ..ask("a", "m")
+    };
+    assert_eq!(
+        engine.decide(&more, at(1)).outcome,
+        Outcome::Deny,
+        "99 + 2 > 100"
+    );
+    engine
+        .counters()
+        .merge(id, key, &limit.spec, told(2, 100), at(1));
+    let closed = engine.decide(&ask("a", "m"), at(2));
+    assert_eq!(
+        (closed.outcome, used(&closed)),
+        (Outcome::Deny, 100),
+        "used up"
+    );
+}
+
+#[test]
+fn a_report_is_charged_in_full_and_closes_the_limit() {
+    let engine = engine(
+        "
+name: reported
+limits:
+  - { name: tokens, meter: total_tokens, limit: 100, per: [app], window: { fixed: 60s }, from: decision }
+  - { name: cost, meter: cost, limit: \"1.00\", per: [app], window: { fixed: 60s }, from: decision }
+  - { name: pace, meter: requests, limit: 5, per: [app], window: { fixed: 60s } }
+  - { name: weighed, meter: { cel: output_tokens * 3 }, limit: 10000, window: { fixed: 60s }, from: decision }
+",
+    );
+    let mut used = Reported {
+        input_tokens: Some(150),
+        output_tokens: Some(30),
+        ..Reported::default()
+    };
+    let report = |used| Report {
+        request: ask("a", "m").request,
+        used,
+    };
+    let answer = engine.report(&report(used), at(0));
+    assert_eq!(
+        (answer.outcome, &answer.reason),
+        (Outcome::Allow, &Reason::Reported),
+        "{answer:?}"
+    );
+    let levels = |answer: &Answer| -> Vec<i128> {
+        let met = answer.met.iter();
+        met.map(|met| met.verdict.unwrap().used.get()).collect()
+    };
+    assert_eq!(levels(&answer), [180, 0, 0, 90], "beyond the limit, too");
+    assert_eq!(answer.uncharged.as_slice(), [1], "no cost was told");
+    let denied = engine.decide(&ask("a", "m"), at(1));
+    assert_eq!(denied.outcome, Outcome::Deny, "the limit is closed");
+    used.cost = Some("0.5".parse().unwrap());
+    let answer = engine.report(&report(used), at(2));
+    assert_eq!(
+        levels(&answer),
+        [360, 500_000_000_000_000_000, 0, 180],
+        "{answer:?}"
+    );
+    assert!(answer.uncharged.is_empty(), "{answer:?}");
+}
+
+#[test]
+fn contradictory_reports_are_told() {
+    let parts = |input, output, total| Reported {
+        input_tokens: input,
+        output_tokens: output,
+        total_tokens: total,
+        ..Reported::default()
+    };
+    let mut kinds = parts(Some(5), None, None);
+    kinds.quantities.set(Meter::InputUncachedTokens, Some(6));
+    let cases = [
+        (parts(Some(1), Some(2), Some(3)), Ok(())),
+        (parts(None, Some(2), Some(30)), Ok(())),
+        (parts(Some(1), Some(2), Some(4)), Err("total_tokens")),
+        (kinds, Err("input_tokens")),
+    ];
+    for (reported, expected) in cases {
+        assert_eq!(reported.check(), expected, "{reported:?}");
+    }
+}
+
+#[test]
+fn an_edited_limit_resets_no_other_and_a_raised_one_keeps_its_counter() {
+    let engine = engine(PACE);
+    for _ in 0..3 {
+        drop(engine.decide(&ask("a", "m"), at(0)));
+    }
+    put(&engine, &PACE.replace("limit: 2", "limit: 3"));
+    engine.prune(at(0));
+    let raised = engine.decide(&ask("a", "m"), at(1));
+    assert_eq!(
+        (raised.outcome, used(&raised)),
+        (Outcome::Allow, 3),
+        "two and one"
+    );
+    assert_eq!(
+        engine.decide(&ask("a", "m"), at(1)).outcome,
+        Outcome::Deny,
+        "of three"
+    );
+    put(&engine, &PACE.replace("limit: 2", "limit: 1"));
+    let lowered = engine.decide(&ask("a", "n"), at(2));
+    assert_eq!(
+        (lowered.outcome, used(&lowered)),
+        (Outcome::Deny, 3),
+        "acts at once"
+    );
+    // Another window of the first limit: it begins anew, the second goes on.
+    put(&engine, &PACE.replacen("fixed: 60s", "fixed: 120s", 1));
+    engine.prune(at(3));
+    let answer = engine.decide(&ask("a", "m"), at(3));
+    assert_eq!(answer.outcome, Outcome::Deny, "{answer:?}");
+    assert_eq!(
+        (answer.bound().unwrap().2.name.as_str(), used(&answer)),
+        ("per-model", 3),
+        "{answer:?}"
+    );
+}
+
+#[test]
+fn absent_and_explicit_defaults_count_by_the_same_counter() {
+    let engine = engine(PACE);
+    drop(engine.decide(&ask("a", "m"), at(0)));
+    put(
+        &engine,
+        "
+name: pace
+description: the same
+match: {}
+limits:
+  - { name: per-app, meter: requests, limit: 2, per: [app], window: { fixed: 60s }, algorithm: window, from: decision, missing_key: shared, enforce: soft }
+  - { name: per-model, meter: requests, limit: 3, per: [model], window: { fixed: 60000ms } }
+on_unavailable: allow
+response: { status: 429, headers: [ietf], retry_after: true }
+",
+    );
+    engine.prune(at(0));
+    let explicit = Ask {
+        request: Request {
+            tenant: Some("default"),
+            user: Some(""),
+            ..ask("a", "m").request
+        },
+        ..Ask::default()
+    };
+    let answer = engine.decide(&explicit, at(1));
+    assert_eq!(used(&answer), 2, "the second of the same counter");
+}
+
+#[test]
+fn an_account_that_began_empty_is_said_to_warm() {
+    let engine = Engine::new(ReplicaId(1), 4);
+    let set = set(BUDGET);
+    let whole_from = set.limits().map(|(id, ..)| (id, at(5_000))).collect();
+    engine.swap(PoliciesInForce {
+        set,
+        whole_from,
+        ..PoliciesInForce::default()
+    });
+    engine.sources().note(Source::Feed, at(0));
+    let warming = |ms| engine.decide(&ask("a", "m"), at(ms)).warming;
+    assert_eq!(warming(4_999), Some(at(5_000)), "from when it is whole");
+    assert_eq!(warming(5_000), None, "whole");
+}
+
+#[test]
+fn without_policies_everything_goes() {
+    let engine = Engine::new(ReplicaId(1), 0);
+    let answer = engine.decide(&ask("a", "m"), at(0));
+    assert_eq!(
+        (answer.outcome, answer.reason),
+        (Outcome::Allow, Reason::NoLimit),
+        "no limit"
+    );
+}

@@ -1,0 +1,117 @@
+//! The HTTP protocols: thin layers over the engine.
+//!
+//! Invariant: what comes in is bounded in size and time before it is read, and what cannot be read is
+//! answered with one sentence (RFC 9457). The two paths that decide are found by hand, since that is
+//! what most requests are for; all else goes through a router. Deliberately absent: authentication; the
+//! listener is loopback's unless the configuration says otherwise.
+
+pub(crate) mod answer;
+mod authorize;
+mod decisions;
+mod denials;
+pub(crate) mod headers;
+mod problem;
+mod text;
+
+#[cfg(test)]
+mod tests;
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use bytes::Bytes;
+use domain::time::UnixMs;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{Either, Full};
+use hyper::body::Incoming;
+use service::Clock;
+use tower::ServiceExt as _;
+
+use self::authorize::Identity;
+use self::problem::Problem;
+use crate::config::{AuthorizeConfig, XRatelimitReset};
+use crate::engine::Engine;
+
+/// The body of an answer: at hand, or whatever the router made.
+type Answered = Either<Full<Bytes>, Body>;
+
+/// Serves one connection after the other; clones share all of it.
+#[derive(Clone)]
+pub(crate) struct Http {
+    shared: Arc<Shared>,
+    router: Router,
+}
+
+/// What every request needs.
+struct Shared {
+    engine: Arc<Engine>,
+    clock: Arc<dyn Clock>,
+    identity: Identity,
+    reset: XRatelimitReset,
+}
+
+impl Http {
+    /// Serves the engine's own paths; `others` are those of health, metrics and further protocols.
+    pub(crate) fn new(
+        engine: Arc<Engine>,
+        clock: Arc<dyn Clock>,
+        authorize: &AuthorizeConfig,
+        reset: XRatelimitReset,
+        others: Router,
+    ) -> Self {
+        let router = others
+            .merge(denials::routes(engine.clone()))
+            .fallback(|| async { Problem::new(StatusCode::NOT_FOUND, "there is nothing here") });
+        let shared = Arc::new(Shared {
+            engine,
+            clock,
+            identity: Identity::new(authorize),
+            reset,
+        });
+        Self { shared, router }
+    }
+}
+
+impl Shared {
+    /// Reads the clock: once per request.
+    fn now(&self) -> UnixMs {
+        UnixMs::FIRST.saturating_add_ms(self.clock.now_unix_ms())
+    }
+}
+
+impl hyper::service::Service<Request<Incoming>> for Http {
+    type Response = Response<Answered>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let path = request.uri().path();
+        if path == decisions::PATH {
+            if request.method() != Method::POST {
+                let problem = Problem::new(
+                    StatusCode::METHOD_NOT_ALLOWED,
+                    "send a POST with the request as JSON",
+                );
+                let answer = problem.response().map(Either::Left);
+                return Box::pin(std::future::ready(Ok(answer)));
+            }
+            let shared = self.shared.clone();
+            return Box::pin(async move {
+                let answer = decisions::serve(&shared, request).await;
+                Ok(answer.map(Either::Left))
+            });
+        }
+        if let Some(below) = authorize::below(path) {
+            let answer = authorize::serve(&self.shared, &request, below).map(Either::Left);
+            return Box::pin(std::future::ready(Ok(answer)));
+        }
+        let router = self.router.clone();
+        Box::pin(async move {
+            let answer = router.oneshot(request.map(Body::new)).await?;
+            Ok(answer.map(Either::Right))
+        })
+    }
+}

@@ -1,0 +1,182 @@
+//! `/v1/authorize` and everything below it: the sub-request style of nginx, APISIX, Traefik and Envoy.
+//!
+//! Invariant: 200 allows, the policy's status refuses, and nothing else is answered. Who asks is read
+//! from the headers that the settings name, and from no others; of the original request, method, host
+//! and path come from `X-Forwarded-*` or `X-Original-*`, else from the sub-request itself. Its body is
+//! never read. Deliberately absent: authentication; gateways set these headers, or strip them.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::net::IpAddr;
+
+use bytes::Bytes;
+use domain::decision::Outcome;
+use domain::request::{Headers, Request as Asking};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header};
+use http_body_util::Full;
+
+use super::answer::{RefusalView, sentence};
+use super::problem::{MEDIA_TYPE, json};
+use super::{Shared, headers};
+use crate::config::AuthorizeConfig;
+use crate::engine::{Answer, Ask};
+
+/// The path, and the beginning of those below it.
+const PATH: &str = "/v1/authorize";
+
+/// Returns what follows the path; empty for the path itself, `None` for others.
+pub(super) fn below(path: &str) -> Option<&str> {
+    let below = path.strip_prefix(PATH)?;
+    (below.is_empty() || below.starts_with('/')).then_some(below)
+}
+
+/// The headers that say who asks.
+#[derive(Debug)]
+pub(super) struct Identity {
+    tenant: Option<HeaderName>,
+    app: Option<HeaderName>,
+    user: Option<HeaderName>,
+    session: Option<HeaderName>,
+    model: Option<HeaderName>,
+    provider: Option<HeaderName>,
+    route: Option<HeaderName>,
+}
+
+impl Identity {
+    pub(super) fn new(config: &AuthorizeConfig) -> Self {
+        // The settings were checked: each is a name.
+        let name = |name: &Option<String>| {
+            let name = name.as_deref()?;
+            HeaderName::from_bytes(name.as_bytes()).ok()
+        };
+        Self {
+            tenant: name(&config.tenant),
+            app: name(&config.app),
+            user: name(&config.user),
+            session: name(&config.session),
+            model: name(&config.model),
+            provider: name(&config.provider),
+            route: name(&config.route),
+        }
+    }
+}
+
+/// The headers of the sub-request, as policies see them.
+struct Seen<'a>(&'a HeaderMap);
+
+impl fmt::Debug for Seen<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Values may be credentials.
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
+
+impl Headers for Seen<'_> {
+    fn header(&self, name: &str) -> Option<&str> {
+        text(self.0, name)
+    }
+}
+
+fn text(headers: &HeaderMap, name: impl header::AsHeaderName) -> Option<&str> {
+    let value = headers.get(name)?.to_str().ok()?;
+    Some(value.trim()).filter(|value| !value.is_empty())
+}
+
+fn first<'h>(headers: &'h HeaderMap, names: &[&str]) -> Option<&'h str> {
+    names.iter().find_map(|name| text(headers, *name))
+}
+
+/// Decides a sub-request; `below` is its path below ours.
+pub(super) fn serve<B>(
+    shared: &Shared,
+    request: &Request<B>,
+    below: &str,
+) -> Response<Full<Bytes>> {
+    let sent = request.headers();
+    let seen = Seen(sent);
+    let who = |name: &Option<HeaderName>| name.as_ref().and_then(|name| text(sent, name));
+    let method = first(sent, &["x-forwarded-method", "x-original-method"]);
+    let host = first(sent, &["x-forwarded-host", "x-original-host", "host"]);
+    let path = first(
+        sent,
+        &["x-forwarded-uri", "x-original-uri", "x-original-url"],
+    );
+    let identity = &shared.identity;
+    let ask = Ask {
+        request: Asking {
+            tenant: who(&identity.tenant),
+            app: who(&identity.app),
+            user: who(&identity.user),
+            session: who(&identity.session),
+            model: who(&identity.model),
+            provider: who(&identity.provider),
+            route: who(&identity.route),
+            method: Some(method.unwrap_or(request.method().as_str())),
+            host: host.map(without_port),
+            path: Some(path.map_or(below, path_of)),
+            source: client(sent),
+            destination: None,
+            headers: Some(&seen),
+        },
+        ..Ask::default()
+    };
+    let answer = shared.engine.decide(&ask, shared.now());
+    let mut response = match answer.outcome {
+        Outcome::Allow => Response::new(Full::default()),
+        Outcome::Deny => refusal(shared, &answer, &ask),
+    };
+    let map = response.headers_mut();
+    for (name, value) in headers::of(&answer, shared.reset) {
+        // What a policy names was checked when it was read.
+        if let (Ok(name), Ok(value)) = (
+            HeaderName::from_bytes(name.as_bytes()),
+            HeaderValue::from_str(&value),
+        ) {
+            map.insert(name, value);
+        }
+    }
+    response
+}
+
+fn refusal(shared: &Shared, answer: &Answer, ask: &Ask<'_>) -> Response<Full<Bytes>> {
+    let status = answer
+        .bound()
+        .map_or(429, |(policy, ..)| policy.response.status);
+    let sentence = sentence(answer);
+    let view = RefusalView::new(answer, ask, shared.reset, status, &sentence);
+    let mut response = Response::new(Full::from(json(&view)));
+    *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::TOO_MANY_REQUESTS);
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, MEDIA_TYPE);
+    response
+}
+
+/// Returns the path of a URI: without scheme and host, query and fragment.
+fn path_of(uri: &str) -> &str {
+    let behind = uri.split_once("://").map_or(uri, |(_, rest)| {
+        rest.find('/')
+            .and_then(|slash| rest.get(slash..))
+            .unwrap_or("/")
+    });
+    behind.split(['?', '#']).next().unwrap_or(behind)
+}
+
+/// Returns the host without its port; an address of IPv6 stands in brackets.
+fn without_port(host: &str) -> &str {
+    match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((address, _)) => address,
+        None => host.rsplit_once(':').map_or(host, |(name, _)| name),
+    }
+}
+
+/// Returns the address that the gateway itself saw: the last one that was appended.
+fn client(headers: &HeaderMap) -> Option<IpAddr> {
+    let last = headers.get_all("x-forwarded-for").iter().next_back();
+    let last = last.and_then(|value| value.to_str().ok());
+    let last = last
+        .and_then(|list| list.rsplit(',').next())
+        .map(Cow::Borrowed);
+    let address = last.or_else(|| text(headers, "x-real-ip").map(Cow::Borrowed))?;
+    address.trim().parse().ok()
+}

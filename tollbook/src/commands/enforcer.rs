@@ -1,0 +1,51 @@
+//! `tollbook enforcer`.
+//!
+//! Invariant: a start that fails is one line, and nothing is decided before the policies were read.
+
+use ::enforcer::{EnforcerError, EnforcerSettings};
+use service::config::Path;
+use service::telemetry::{Metrics, Telemetry};
+use service::{Exit, Failure, Readiness, Shutdown};
+
+use super::{LOG, policy};
+use crate::config::Settings;
+use crate::{PROGRAM, failure};
+
+pub(super) async fn run(settings: &Settings, telemetry: Telemetry) -> Result<Exit, Failure> {
+    let config = settings.config().enforcer.clone();
+    let policies = policy::of_files(settings)?;
+    let shutdown = Shutdown::new();
+    shutdown
+        .watch_signals(PROGRAM, config.grace())
+        .map_err(|error| Failure::unexpected(format!("signals cannot be watched: {error}")))?;
+    // Before anything counts, since what was counted before is lost.
+    let metrics = Metrics::start().map_err(|error| Failure::unexpected(error.to_string()))?;
+    let readiness = Readiness::new();
+    let settings_of_enforcer = EnforcerSettings {
+        config,
+        policies,
+        metrics,
+    };
+    let deciding = ::enforcer::run(settings_of_enforcer, &shutdown, &readiness);
+    let mut deciding = std::pin::pin!(deciding);
+    let ended = tokio::select! {
+        ended = deciding.as_mut() => ended,
+        () = readiness.wait_started() => {
+            telemetry.started(LOG);
+            deciding.await
+        }
+    };
+    ended.map_err(|error| of_enforcer(settings, error))?;
+    Ok(Exit::Ok)
+}
+
+fn of_enforcer(settings: &Settings, error: EnforcerError) -> Failure {
+    match error {
+        EnforcerError::Setting { key, problem } => {
+            let path = Path::of_keys("enforcer").key(key);
+            failure::of_config(&settings.refuse(&path, &problem))
+        }
+        EnforcerError::Failed(failure) => failure,
+        error => Failure::unexpected(error.to_string()),
+    }
+}
