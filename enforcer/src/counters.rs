@@ -203,6 +203,12 @@ impl Counters {
     /// Takes own use that changed since the last call: absolute, at most `max` counters, which then
     /// count as sent.
     pub fn take_changed(&self, max: usize, revision: Revision) -> Vec<Entry> {
+        self.own_of(self.take_changed_names(max), revision)
+    }
+
+    /// Takes the names of the counters whose own use changed since the last call, at most `max`, which
+    /// then count as sent: for whoever sends them in more than one way, and asks [`Counters::own_of`].
+    pub fn take_changed_names(&self, max: usize) -> Vec<(LimitId, CounterKey)> {
         let mut taken = Vec::new();
         let begin = self.next.load(Ordering::Relaxed);
         for step in 0..self.shards.len() {
@@ -216,7 +222,7 @@ impl Counters {
                 let held = table.held.find_mut(hash, |held| held.is(limit, key));
                 if let Some(held) = held {
                     held.is_changed = false;
-                    taken.push(held.entry(revision));
+                    taken.push((limit, key));
                 }
                 if taken.len() >= max {
                     self.next.store(index, Ordering::Relaxed);
@@ -225,6 +231,21 @@ impl Counters {
             }
         }
         taken
+    }
+
+    /// Returns own use of some counters; nothing of those that are gone.
+    pub fn own_of(
+        &self,
+        names: impl IntoIterator<Item = (LimitId, CounterKey)>,
+        revision: Revision,
+    ) -> Vec<Entry> {
+        let entries = names.into_iter().filter_map(|(limit, key)| {
+            let hash = self.hash(limit, key);
+            let table = self.table_of(hash);
+            let held = table.held.find(hash, |held| held.is(limit, key));
+            held.map(|held| held.entry(revision))
+        });
+        entries.collect()
     }
 
     /// Returns own use of all counters whose limits are wanted, of which there is any.

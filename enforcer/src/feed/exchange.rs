@@ -1,0 +1,405 @@
+//! Telling others what this replica counts: frames to peers each interval, snapshots more slowly.
+//!
+//! Invariant: what is under way is bounded; while the broker is away changes wait by name and go out
+//! with their numbers of then, so nothing grows and nothing old is sent. Where nothing changes, a frame
+//! without counters goes out now and then, which comes back and so tells that nothing of peers is
+//! missing. Deliberately absent: what peers do with it.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use domain::account::{Message, Origin, ReplicaId};
+use domain::feed::{Balance, BalanceKey, Entry, Frame};
+use foldhash::fast::RandomState;
+use parking_lot::Mutex;
+use rdkafka::config::FromClientConfigAndContext;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::DeliveryResult;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
+use rdkafka::{ClientContext, config::RDKafkaLogLevel};
+use service::Shutdown;
+use tokio::time::{Instant, sleep};
+
+use super::kafka::{BALANCES, EXCHANGE, FeedKafka, Telling};
+use super::own::{Name, Way};
+use super::{Shared, now};
+use crate::observe::feed as observe;
+
+/// Bytes of one frame at most; brokers take a million by default.
+const FRAME_BYTES_MAX: usize = 900_000;
+
+/// Frames under way at most.
+const FRAMES_MAX: usize = 4;
+
+/// Counters of frames that are taken at once.
+const ENTRIES_MAX: usize = 20_000;
+
+/// Snapshots under way at most.
+const SNAPSHOTS_MAX: usize = 20_000;
+
+/// How often a frame goes out where nothing changed.
+const BEAT: Duration = Duration::from_millis(500);
+
+/// How often counters that changed are told on the balances, and how often all are.
+const SNAPSHOT: Duration = Duration::from_secs(10);
+const SNAPSHOT_ALL: Duration = Duration::from_secs(60);
+
+/// How long the last frame may take at the shutdown.
+const LAST_PATIENCE: Duration = Duration::from_secs(2);
+
+/// What was sent, to be told again where it does not arrive.
+#[derive(Debug)]
+enum Flight {
+    Frame(Vec<Name>),
+    Snapshot(Name),
+    Tombstone(Name),
+}
+
+/// Collects what became of what was sent.
+#[derive(Debug, Default)]
+struct Landed(Mutex<Vec<(Flight, Option<KafkaError>)>>);
+
+/// The producer's context.
+struct Sending(Arc<Landed>);
+
+impl ClientContext for Sending {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        Telling.log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        Telling.error(error, reason);
+    }
+}
+
+impl ProducerContext for Sending {
+    type DeliveryOpaque = Box<Flight>;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, flight: Box<Flight>) {
+        let error = result.as_ref().err().map(|(error, _)| error.clone());
+        self.0.0.lock().push((*flight, error));
+    }
+}
+
+/// Sends what this replica counts.
+pub(super) struct Exchange {
+    shared: Arc<Shared>,
+    producer: BaseProducer<Sending>,
+    landed: Arc<Landed>,
+    frames: usize,
+    snapshots: usize,
+    beat: Instant,
+    /// Counters that stand on the balances and will need a tombstone.
+    standing: HashSet<Name, RandomState>,
+}
+
+impl Exchange {
+    pub(super) fn new(kafka: &FeedKafka, shared: &Arc<Shared>) -> Result<Self, KafkaError> {
+        let landed = Arc::new(Landed::default());
+        let context = Sending(Arc::clone(&landed));
+        Ok(Self {
+            shared: Arc::clone(shared),
+            producer: BaseProducer::from_config_and_context(&kafka.sender(), context)?,
+            landed,
+            frames: 0,
+            snapshots: 0,
+            beat: Instant::now(),
+            standing: HashSet::default(),
+        })
+    }
+
+    /// Sends each interval, until the shutdown; then once more.
+    pub(super) async fn keep_sending(mut self, interval: Duration, shutdown: &Shutdown) {
+        let (mut changed, mut all) = (Instant::now(), Instant::now());
+        while shutdown.unless_requested(sleep(interval)).await.is_some() {
+            self.land();
+            self.shared.own.gather();
+            let frames = self.send_frames();
+            let is_all_due = all.elapsed() >= SNAPSHOT_ALL;
+            if is_all_due {
+                all = Instant::now();
+                self.bury_idle();
+            }
+            let mut snapshots = 0;
+            if is_all_due || changed.elapsed() >= SNAPSHOT {
+                snapshots = self.send_snapshots();
+                // What did not fit goes with the next interval.
+                let [_, waiting, _] = self.shared.own.waiting();
+                if waiting == 0 {
+                    changed = Instant::now();
+                }
+            }
+            observe::sent(frames, snapshots);
+            let [frames, snapshots, stored] = self.shared.own.waiting();
+            observe::waiting(frames, snapshots, stored);
+            self.producer.poll(Duration::ZERO);
+        }
+        self.say_goodbye();
+    }
+
+    /// Sends the last numbers, of which nobody else knows.
+    fn say_goodbye(&mut self) {
+        self.land();
+        self.shared.own.gather();
+        self.send_frames();
+        self.send_snapshots();
+        if let Err(error) = self.producer.flush(LAST_PATIENCE) {
+            observe::not_delivered(&error);
+        }
+    }
+
+    /// Takes note of what became of what was sent.
+    fn land(&mut self) {
+        self.producer.poll(Duration::ZERO);
+        let landed = std::mem::take(&mut *self.landed.0.lock());
+        for (flight, error) in landed {
+            if let Some(error) = &error {
+                observe::not_delivered(error);
+            }
+            match flight {
+                Flight::Frame(names) => {
+                    self.frames = self.frames.saturating_sub(1);
+                    if error.is_some() {
+                        self.shared.own.put_back(Way::Exchange, names);
+                    }
+                }
+                Flight::Snapshot(name) => {
+                    self.snapshots = self.snapshots.saturating_sub(1);
+                    if error.is_some() {
+                        self.shared.own.put_back(Way::Balances, [name]);
+                    }
+                }
+                Flight::Tombstone(name) => {
+                    self.snapshots = self.snapshots.saturating_sub(1);
+                    if error.is_some() {
+                        self.standing.insert(name);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sends frames of what waits, or one without counters where it is time; returns how many.
+    fn send_frames(&mut self) -> u64 {
+        let partitions = self.shared.exchange_partitions();
+        let mut sent = 0;
+        let Some(first) = partitions.clone().next() else {
+            return sent;
+        };
+        while self.frames < FRAMES_MAX {
+            let entries = self.shared.own.take(Way::Exchange, ENTRIES_MAX);
+            if entries.is_empty() {
+                break;
+            }
+            for chunk in chunks(entries) {
+                self.send_frame(first, chunk);
+                sent += 1;
+            }
+        }
+        if self.frames < FRAMES_MAX && self.beat.elapsed() >= BEAT {
+            self.beat = Instant::now();
+            for partition in partitions {
+                self.send_frame(partition, Vec::new());
+            }
+        }
+        sent
+    }
+
+    fn send_frame(&mut self, partition: i32, entries: Vec<Entry>) {
+        let names = entries
+            .iter()
+            .map(|entry| (entry.limit, entry.counter))
+            .collect();
+        let frame = Frame {
+            replica: self.shared.replica,
+            at: now(),
+            entries,
+        };
+        let value = frame.to_bytes();
+        let flight = Box::new(Flight::Frame(names));
+        let record = BaseRecord::<[u8], [u8], _>::with_opaque_to(EXCHANGE, flight)
+            .partition(partition)
+            .payload(&value);
+        match self.producer.send(record) {
+            Ok(()) => self.frames = self.frames.saturating_add(1),
+            Err((error, record)) => {
+                observe::not_delivered(&error);
+                if let Flight::Frame(names) = *record.delivery_opaque {
+                    self.shared.own.put_back(Way::Exchange, names);
+                }
+            }
+        }
+    }
+
+    /// Sends snapshots of what waits, as many as may be under way; returns how many.
+    fn send_snapshots(&mut self) -> u64 {
+        let room = SNAPSHOTS_MAX.saturating_sub(self.snapshots);
+        let mut sent = 0;
+        let mut entries = self.shared.own.take(Way::Balances, room).into_iter();
+        for entry in entries.by_ref() {
+            let name = (entry.limit, entry.counter);
+            let value = Balance::Account(entry.message).to_bytes();
+            if !self.send_balance(Flight::Snapshot(name), name, Some(&value)) {
+                self.shared.own.put_back(Way::Balances, [name]);
+                break;
+            }
+            self.standing.insert(name);
+            sent += 1;
+        }
+        let rest = entries.map(|entry| (entry.limit, entry.counter));
+        self.shared.own.put_back(Way::Balances, rest);
+        sent
+    }
+
+    /// Has all live counters told again, and takes back those that are over.
+    fn bury_idle(&mut self) {
+        let live = self.shared.own.tell_all();
+        let over = self.standing.iter().filter(|name| !live.contains(*name));
+        let over: Vec<Name> = over.copied().collect();
+        for name in over {
+            if self.snapshots >= SNAPSHOTS_MAX {
+                break;
+            }
+            if self.send_balance(Flight::Tombstone(name), name, None) {
+                self.standing.remove(&name);
+            }
+        }
+    }
+
+    fn send_balance(&mut self, flight: Flight, name: Name, value: Option<&[u8]>) -> bool {
+        let (limit, counter) = name;
+        let origin = Origin::Replica(self.shared.replica);
+        let key = BalanceKey::Account {
+            limit,
+            counter,
+            origin,
+        };
+        let key = key.to_bytes();
+        let mut record =
+            BaseRecord::<[u8], [u8], _>::with_opaque_to(BALANCES, Box::new(flight)).key(&key);
+        if let Some(value) = value {
+            record = record.payload(value);
+        }
+        match self.producer.send(record) {
+            Ok(()) => {
+                self.snapshots = self.snapshots.saturating_add(1);
+                true
+            }
+            Err((error, _)) => {
+                let is_full = error.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull);
+                if !is_full {
+                    observe::not_delivered(&error);
+                }
+                false
+            }
+        }
+    }
+}
+
+/// Cuts what waits into frames that brokers take.
+fn chunks(entries: Vec<Entry>) -> Vec<Vec<Entry>> {
+    let mut chunks = Vec::new();
+    let (mut chunk, mut bytes) = (Vec::new(), 0_usize);
+    for entry in entries {
+        let size = bytes_max(&entry.message);
+        if bytes.saturating_add(size) > FRAME_BYTES_MAX && !chunk.is_empty() {
+            chunks.push(std::mem::take(&mut chunk));
+            bytes = 0;
+        }
+        bytes = bytes.saturating_add(size);
+        chunk.push(entry);
+    }
+    if !chunk.is_empty() {
+        chunks.push(chunk);
+    }
+    chunks
+}
+
+/// Returns how many bytes an entry takes at most.
+fn bytes_max(message: &Message) -> usize {
+    // Variable-length integers: 10 bytes of 64 bits, 19 of 128. A slot is one of each; what a base holds
+    // of an origin is an origin and one of 128; all else is less than 160.
+    let slots = message.use_.slots().len().saturating_mul(29);
+    let included = message
+        .base
+        .as_ref()
+        .map_or(0, |base| base.included().len());
+    160_usize
+        .saturating_add(slots)
+        .saturating_add(included.saturating_mul(31))
+}
+
+/// Draws the identity of this start: no two starts share one.
+#[must_use]
+pub fn new_replica() -> ReplicaId {
+    let (high, low) = uuid::Uuid::now_v7().as_u64_pair();
+    // The low half is random but for two bits, the high one begins with the time.
+    ReplicaId(high.rotate_left(20) ^ low)
+}
+
+#[cfg(test)]
+mod tests {
+    use domain::account::{OriginUse, Revision, SlotSum};
+    use domain::hash::Hash128;
+    use domain::policy::CounterKey;
+    use domain::policy::model::LimitId;
+    use domain::time::UnixMs;
+    use domain::units::Units;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn entry(number: u8, slots: usize) -> Entry {
+        let hash = Hash128::from_bytes([number; 16]);
+        let revision = Revision {
+            epoch: i64::MAX,
+            number: i64::MAX,
+        };
+        let slot = |start: usize| SlotSum {
+            start: UnixMs::LAST.saturating_add_ms(-i64::try_from(start).unwrap()),
+            sum: Units::new(i128::MAX),
+        };
+        let slots = (0..slots).map(slot).collect();
+        Entry {
+            limit: LimitId(hash),
+            counter: CounterKey(hash),
+            message: Message {
+                origin: Origin::Replica(ReplicaId(u64::MAX)),
+                use_: OriginUse::new(revision, Units::new(i128::MIN), slots),
+                base: None,
+            },
+        }
+    }
+
+    fn frame_of(entries: Vec<Entry>) -> Frame {
+        Frame {
+            replica: ReplicaId(u64::MAX),
+            at: UnixMs::LAST,
+            entries,
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(8))]
+        #[test]
+        fn frames_hold_everything_and_fit(slots in prop::collection::vec(0_usize..64, 0..2_000)) {
+            let entries: Vec<_> = slots.iter().map(|slots| entry(1, *slots)).collect();
+            let chunks = chunks(entries.clone());
+            prop_assert!(chunks.iter().all(|chunk| !chunk.is_empty()));
+            for chunk in &chunks {
+                let bytes = frame_of(chunk.clone()).to_bytes();
+                prop_assert!(bytes.len() < 950_000, "{}", bytes.len());
+            }
+            let all: Vec<_> = chunks.into_iter().flatten().collect();
+            prop_assert_eq!(all, entries);
+        }
+    }
+
+    #[test]
+    fn the_bound_of_an_entry_holds() {
+        let entry = entry(255, 64);
+        let alone = frame_of(vec![entry.clone()]).to_bytes().len();
+        assert!(alone <= bytes_max(&entry.message) + 32, "{alone} bytes");
+    }
+}
