@@ -5,7 +5,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test check build setup bench-ingest
+.PHONY: help demo test check build setup bench-ingest bench-decide
 
 env := . scripts/env.sh &&
 # One set of features and one profile for demo and tests, so that one build serves both.
@@ -37,12 +37,25 @@ build: setup ## Build the executable (dev profile, as tests and demo use it)
 bench-ingest: ## Measure ingest beside its floor, as JSON lines (EVENTS, CASES, RUNS, SIDE, KEEP, BINARY)
 	@scripts/setup.sh >&2
 	@$(env) step "build what is measured" cargo build --locked --release -p tollbook -p benches >&2
-	@$(env) step "build the benchmark" cargo build --locked -p bench-ingest >&2
-	@$(env) exec "$$TARGET_DIR/debug/bench-ingest" \
+	@$(env) step "build the driver" cargo build --locked -p bench-driver >&2
+	@$(env) exec "$$TARGET_DIR/debug/bench-driver" ingest \
 		--tollbook "$(or $(BINARY),$$TARGET_DIR/release/tollbook)" \
 		--benches "$$TARGET_DIR/release/benches" \
 		$(if $(EVENTS),--events $(EVENTS)) $(if $(CASES),--cases $(CASES)) $(if $(RUNS),--runs $(RUNS)) \
 		$(if $(SIDE),--side $(SIDE)) $(if $(filter-out 0,$(KEEP)),--keep)
+
+bench-decide: ## Measure decisions beside no-op servers, as JSON lines (CASES, RUNS, SECONDS, CONNECTIONS, SIDE, EVENTS, BINARY)
+	@scripts/setup.sh >&2
+	@$(env) step "build what is measured" \
+		cargo build --locked --release -p tollbook -p benches -p bench-wire >&2
+	@$(env) step "build the driver" cargo build --locked -p bench-driver >&2
+	@$(env) exec "$$TARGET_DIR/debug/bench-driver" decide \
+		--tollbook "$(or $(BINARY),$$TARGET_DIR/release/tollbook)" \
+		--benches "$$TARGET_DIR/release/benches" --wire "$$TARGET_DIR/release/bench-wire" \
+		$(if $(CASES),--cases $(CASES)) $(if $(RUNS),--runs $(RUNS)) \
+		$(if $(SECONDS),--seconds $(SECONDS)) $(if $(CONNECTIONS),--connections $(CONNECTIONS)) \
+		$(if $(THREADS),--threads $(THREADS)) $(if $(EVENTS),--events $(EVENTS)) \
+		$(if $(SIDE),--side $(SIDE))
 
 setup: ## Install what is missing (apt-get), fetch the broker's jars
 	@scripts/setup.sh

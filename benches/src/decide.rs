@@ -3,31 +3,31 @@
 //!
 //! Invariant: every decision is admitted and charged, as almost all are in life; keys come in an order
 //! that no cache foresees, and time passes as at a million decisions a second, about what one core
-//! does. Deliberately absent: matching, keys as text, protocols and locks.
+//! does. Deliberately absent: protocols, other threads, and the exchange with other replicas.
 
 use std::collections::HashMap;
+use std::fmt::Write as _;
 use std::hint::black_box;
 
-use domain::account::{Counter, Origin, ReplicaId};
-use domain::calendar::Tz;
-use domain::decision::{Asked, Outcome, Room, decide};
-use domain::limit::{Algorithm, Enforce, LimitSpec, MeterSelector, MomentCursor, Refill};
-use domain::meter::Meter;
+use domain::account::ReplicaId;
+use domain::decision::{Asked, Outcome};
+use domain::limit::MomentCursor;
+use domain::policy::{CompiledSet, Keyed, PolicyError, compile, read};
+use domain::request::Request;
 use domain::time::UnixMs;
 use domain::units::Units;
-use domain::window::{
-    AnchorDay, Calendar, Interval, Period, WindowError, WindowLength, WindowSpec,
-};
+use enforcer::counters::{Counted, Counters, Verdicts};
 use foldhash::fast::FixedState;
-use serde_json::Value;
+use serde_json::{Value, json};
+use smallvec::SmallVec;
 
 use crate::measure::{Contender, measure};
 
 /// Keys that each limit counts by.
-const KEYS: u64 = 100_000;
+const KEYS: usize = 100_000;
 
 /// Decisions in one round: each key once.
-const DECISIONS: u64 = KEYS;
+const DECISIONS: u64 = 100_000;
 
 /// Decisions in one millisecond.
 const PER_MS: u64 = 1_000;
@@ -36,131 +36,190 @@ const PER_MS: u64 = 1_000;
 const BEGIN_MS: i64 = 1_795_262_400_000;
 
 /// Walks over all keys in an order that looks like chance: coprime to their number.
-const STRIDE: u64 = 61_803;
+const STRIDE: usize = 61_803;
 
-/// One limit with its counters by key.
-struct Counted {
-    limit: LimitSpec,
-    cursor: MomentCursor,
-    counters: HashMap<u64, Counter, FixedState>,
-}
+/// What the measured decision is called in its line.
+const DECIDE: &str = "decide";
+
+/// Policies of other applications and models, which a request is told from.
+const OTHERS: &str = r"---
+name: of-another-model
+match: { model: { prefix: claude- } }
+limits: [{ name: pace, meter: requests, limit: 1, per: [app], window: { fixed: 60s } }]
+---
+name: of-another-app
+match: { app: somebody-else }
+limits: [{ name: pace, meter: requests, limit: 1, per: [app], window: { fixed: 60s } }]
+";
+
+/// The kinds of limits, as the language has them; the first are those that gateways have most.
+const KINDS: [&str; 5] = [
+    "algorithm: token_bucket, refill: { every: 30s, amount: 1000000000 }, capacity: 1000000000",
+    "window: { sliding: 60s }",
+    "window: { calendar: day, timezone: Europe/Berlin }",
+    "window: { fixed: 60s }",
+    "window: { calendar: month, timezone: Europe/Berlin, anchor_day: 15 }",
+];
 
 /// Measures, and returns a line of figures per contender.
 ///
 /// # Errors
 ///
-/// The benchmark's own limits are none; the text says why.
+/// The benchmark's own limits are none, or refuse; the text says why.
 pub(crate) fn run() -> Result<Vec<Value>, String> {
-    let mut lines = measure_limits::<1>("decide, 1 limit")?;
-    lines.extend(measure_limits::<3>("decide, 3 limits")?);
-    lines.extend(measure_limits::<10>("decide, 10 limits")?);
+    let mut lines = Vec::new();
+    for limits in [1, 3, 10] {
+        lines.extend(measure_limits(limits)?);
+    }
     Ok(lines)
 }
 
-fn measure_limits<const LIMITS: usize>(name: &str) -> Result<Vec<Value>, String> {
-    let mut all = counted::<LIMITS>().map_err(|error| error.to_string())?;
-    let mut looked_up = counted::<LIMITS>().map_err(|error| error.to_string())?;
-    let mut step = 0_u64;
-    let admitted = decide_all(&mut all, &mut step);
+fn measure_limits(limits: usize) -> Result<Vec<Value>, String> {
+    let apps: Vec<String> = (0..KEYS).map(|key| format!("app-{key:06}")).collect();
+    let mut ours = Decider::new(&policies(limits))?;
+    // Counters come into being when they are first charged.
+    let admitted = decide_all(&mut ours, &apps);
     if admitted != DECISIONS {
-        return Err(format!(
-            "{name}: of {DECISIONS} asks {admitted} were admitted"
-        ));
+        return Err(format!("of {DECISIONS} asks {admitted} were admitted"));
     }
+    let mut allocations = 0;
+    let counted = allocation_counter::measure(|| {
+        allocations = decide_all(&mut ours, &apps);
+    });
+    if allocations != DECISIONS {
+        return Err(format!("of {DECISIONS} asks {allocations} were admitted"));
+    }
+    let floor = Floor::new(limits, &apps);
     let mut contenders = [
         Contender {
-            name: "look up, check all, charge all",
-            work: Box::new(|| decide_all(&mut all, &mut step)),
+            name: DECIDE,
+            work: Box::new(|| decide_all(&mut ours, &apps)),
         },
         Contender {
             name: "look up",
-            work: Box::new(|| look_up_all(&mut looked_up)),
+            work: Box::new(|| floor.look_up_all(&apps)),
         },
     ];
-    Ok(measure(name, "ns", u128::from(DECISIONS), &mut contenders))
-}
-
-/// The limits of a gateway: a pace, tokens per minute and cost per day first; then more of the same.
-fn counted<const LIMITS: usize>() -> Result<[Counted; LIMITS], WindowError> {
-    let zone = Tz::Europe__Berlin;
-    let month = Period::Month(AnchorDay::new(15)?);
-    let minute = WindowLength::from_ms(60_000)?;
-    let refill = Refill {
-        amount: Units::new(1_000_000_000),
-        every: Interval::from_ms(30_000)?,
-    };
-    let kinds = [
-        Algorithm::TokenBucket(refill),
-        Algorithm::Window(WindowSpec::Sliding(minute)),
-        Algorithm::Window(WindowSpec::Calendar(Calendar {
-            period: Period::Day,
-            zone,
-        })),
-        Algorithm::Window(WindowSpec::Fixed(minute)),
-        Algorithm::Window(WindowSpec::Calendar(Calendar {
-            period: month,
-            zone,
-        })),
-    ];
-    let meter = MeterSelector::Standard(Meter::Requests);
-    let most = Units::new(1_000_000_000_000);
-    let begin = UnixMs::new(BEGIN_MS).unwrap_or(UnixMs::FIRST);
-    let mut limits = kinds
-        .into_iter()
-        .cycle()
-        .filter_map(|algorithm| LimitSpec::new(meter, algorithm, most, Enforce::Soft).ok());
-    Ok(std::array::from_fn(|_| {
-        let limit = limits.next().expect("a cycle never ends");
-        let origin = Origin::Replica(ReplicaId(1));
-        let counters = (0..KEYS).map(|key| (hash(key), Counter::new(&limit, origin)));
-        Counted {
-            limit,
-            cursor: MomentCursor::new(&limit, begin),
-            counters: counters.collect(),
+    let name = format!("decide, {limits} limits");
+    let mut lines = measure(&name, "ns", u128::from(DECISIONS), &mut contenders);
+    for line in lines.iter_mut().filter_map(Value::as_object_mut) {
+        line.insert("limits".to_owned(), json!(limits));
+        if line.get("contender") == Some(&json!(DECIDE)) {
+            let each = per_decision(counted.count_total);
+            line.insert("allocations_per_event".to_owned(), json!(each));
         }
-    }))
+    }
+    Ok(lines)
 }
 
-/// Stands for the hash that a key's text has.
-const fn hash(key: u64) -> u64 {
-    key.wrapping_mul(0x9e37_79b9_7f4a_7c15)
+/// Writes a policy with so many limits that all requests meet, and others that they do not.
+fn policies(limits: usize) -> String {
+    let mut text = "name: bench\nmatch: { model: { prefix: gpt- } }\nlimits:\n".to_owned();
+    for (number, kind) in KINDS.iter().cycle().take(limits).enumerate() {
+        let limit = format!(
+            "  - {{ name: limit-{number}, meter: requests, limit: 1000000000, per: [app], {kind} }}"
+        );
+        writeln!(text, "{limit}").unwrap_or_default();
+    }
+    text + OTHERS
 }
 
-/// The key of a step.
-const fn key(step: u64) -> u64 {
-    hash(step.wrapping_mul(STRIDE) % KEYS)
+/// What decides: the policies, the counters, and the present slot of each limit.
+struct Decider {
+    set: CompiledSet,
+    counters: Counters,
+    cursors: Vec<MomentCursor>,
+    step: u64,
+}
+
+impl Decider {
+    fn new(policies: &str) -> Result<Self, String> {
+        let set = read("bench", policies).and_then(compile);
+        let set = set.map_err(|errors| texts(&errors))?;
+        let begin = UnixMs::FIRST.saturating_add_ms(BEGIN_MS);
+        let cursors = set
+            .limits()
+            .map(|(_, _, _, limit)| MomentCursor::new(&limit.spec, begin));
+        Ok(Self {
+            cursors: cursors.collect(),
+            set,
+            counters: Counters::new(ReplicaId(1)),
+            step: 0,
+        })
+    }
+
+    /// Decides once; says whether the request may go.
+    fn decide(&mut self, app: &str) -> bool {
+        self.step += 1;
+        let ms = i64::try_from(self.step / PER_MS).unwrap_or(i64::MAX);
+        let now = UnixMs::FIRST.saturating_add_ms(BEGIN_MS.saturating_add(ms));
+        let request = Request {
+            app: Some(app),
+            model: Some("gpt-4o-mini"),
+            provider: Some("openai"),
+            path: Some("/v1/chat/completions"),
+            ..Request::default()
+        };
+        let mut counted: SmallVec<[Counted<'_>; 16]> = SmallVec::new();
+        for applies in self.set.matching(&request) {
+            let cursor = self.cursors.get_mut(applies.index);
+            let (Some(cursor), Keyed::Counts(key)) = (cursor, applies.keyed) else {
+                return false;
+            };
+            counted.push(Counted {
+                limit: &applies.limit.spec,
+                id: applies.id,
+                key,
+                moment: cursor.at(now),
+                asked: Asked::Units(Units::ONE),
+                charge: Units::ONE,
+            });
+        }
+        let mut verdicts = Verdicts::new();
+        let decision = self.counters.decide(&counted, &mut verdicts);
+        black_box(decision).outcome == Outcome::Allow
+    }
 }
 
 /// Decides once for each key; returns how many asks were admitted.
-fn decide_all<const LIMITS: usize>(all: &mut [Counted; LIMITS], step: &mut u64) -> u64 {
-    let mut admitted = 0;
-    for _ in 0..DECISIONS {
-        *step += 1;
-        let ms = i64::try_from(*step / PER_MS).unwrap_or(i64::MAX);
-        let now = UnixMs::FIRST.saturating_add_ms(BEGIN_MS.saturating_add(ms));
-        let key = key(*step);
-        let mut rooms = all.each_mut().map(|counted| {
-            let counter = counted.counters.get_mut(&key);
-            let counter = counter.expect("every key has its counter");
-            let moment = counted.cursor.at(now);
-            let asked = Asked::Units(Units::ONE);
-            Room::new(&counted.limit, moment, counter, asked, Units::ONE)
-        });
-        let decision = decide(&mut rooms);
-        admitted += u64::from(black_box(decision).outcome == Outcome::Allow);
-    }
-    admitted
+fn decide_all(decider: &mut Decider, apps: &[String]) -> u64 {
+    let admitted = in_order(apps).map(|app| u64::from(decider.decide(app)));
+    admitted.sum()
 }
 
-/// Looks the counters of each key up; returns how many there were.
-fn look_up_all<const LIMITS: usize>(all: &mut [Counted; LIMITS]) -> u64 {
-    let mut found = 0;
-    for step in 0..DECISIONS {
-        let key = key(step);
-        for counted in all.iter_mut() {
-            let counter = black_box(counted.counters.get_mut(&key));
-            found += u64::from(counter.is_some());
-        }
+fn in_order(apps: &[String]) -> impl Iterator<Item = &str> {
+    (0..KEYS).filter_map(|step| Some(apps.get(step * STRIDE % KEYS)?.as_str()))
+}
+
+/// As many maps as there are limits, from each key to a number.
+struct Floor(Vec<HashMap<String, u64, FixedState>>);
+
+impl Floor {
+    fn new(limits: usize, apps: &[String]) -> Self {
+        let map = || apps.iter().map(|app| (app.clone(), 1)).collect();
+        Self((0..limits).map(|_| map()).collect())
     }
-    found
+
+    /// Looks each key up in all maps; returns how many there were.
+    fn look_up_all(&self, apps: &[String]) -> u64 {
+        let found = in_order(apps).map(|app| {
+            let found = self.0.iter().filter_map(|map| black_box(map.get(app)));
+            found.sum::<u64>()
+        });
+        found.sum()
+    }
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    clippy::as_conversions,
+    reason = "counts of a round lie far below 2^53"
+)]
+fn per_decision(count: u64) -> f64 {
+    (count as f64 / DECISIONS as f64 * 1000.0).round() / 1000.0
+}
+
+fn texts(errors: &[PolicyError]) -> String {
+    let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
+    texts.join("\n")
 }

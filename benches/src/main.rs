@@ -1,8 +1,9 @@
 //! Benchmarks beside their floors, one JSON object a line: `cargo run --release -p benches` (with the
-//! argument `decide` that of decisions in process); with the arguments `floor URL BROKERS TOPIC` the floor that `make bench-ingest` runs beside ingest.
+//! argument `decide` that of decisions in process, with their allocations); with the arguments
+//! `floor URL BROKERS TOPIC` the floor that `make bench-ingest` runs beside ingest.
 //!
 //! Invariant: the thing measured and its floor run alternately on the same bytes, so that their ratio
-//! holds on a noisy machine too. Deliberately absent: starting servers, which `bench-ingest` does; and
+//! holds on a noisy machine too. Deliberately absent: starting servers, which `bench-driver` does; and
 //! any claim about other machines.
 
 mod decide;

@@ -1,11 +1,12 @@
 //! The lines that come out: one per run, one per case.
 //!
 //! Invariant: a case's line holds medians of the very numbers in its runs' lines. Deliberately absent:
-//! money; floats are for ratios of measures alone.
+//! what a median is.
 
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use crate::figures::{median, ratio, rounded};
 use crate::input::Case;
 
 /// Who ran.
@@ -101,27 +102,6 @@ pub(crate) fn of_case(case: Case, events: u64, runs: &[Run]) -> Value {
     })
 }
 
-/// Returns the middle value, or the mean of both middle ones; `None` of nothing.
-fn median(mut values: Vec<f64>) -> Option<f64> {
-    values.sort_by(f64::total_cmp);
-    let upper = *values.get(values.len() / 2)?;
-    let lower = *values.get((values.len() - 1) / 2)?;
-    Some(f64::midpoint(lower, upper))
-}
-
-fn rounded(value: f64, per_unit: f64) -> f64 {
-    (value * per_unit).round() / per_unit
-}
-
-#[expect(
-    clippy::cast_precision_loss,
-    clippy::as_conversions,
-    reason = "measures of a run lie far below 2^53"
-)]
-fn ratio(amount: u64, of: u64) -> f64 {
-    amount as f64 / of as f64
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -136,19 +116,6 @@ mod tests {
             peak_memory_kib: 1_024,
         };
         Run::new(Case::Zipf, side, run, 1_000, measured)
-    }
-
-    #[test]
-    fn the_middle_is_the_median() {
-        let cases: [(&[f64], Option<f64>); 4] = [
-            (&[], None),
-            (&[2.0], Some(2.0)),
-            (&[3.0, 1.0], Some(2.0)),
-            (&[9.0, 1.0, 2.0], Some(2.0)),
-        ];
-        for (values, expected) in cases {
-            assert_eq!(median(values.to_vec()), expected, "{values:?}");
-        }
     }
 
     #[test]

@@ -6,21 +6,19 @@
 //! process. Deliberately absent: what happened before, such as migrations, and what Postgres does
 //! after the process's end.
 
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::PathBuf;
 
 use serde::Deserialize;
-use tests::harness::children::{Child, DeathSignal, Program};
+use tests::harness::children::Child;
 use tests::harness::database::Database;
-use tests::harness::{folders, load};
+use tests::harness::load;
 
+use super::limits;
+use super::report::{Measured, Run, Side};
 use crate::input::Case;
-use crate::report::{Measured, Run, Side};
+use crate::product::{COMMAND, Installation, POLICIES, Settings, start};
 use crate::servers::{Servers, say};
 use crate::usage;
-
-/// How long an ended child may take to be reaped, and a migration to end.
-const COMMAND: Duration = Duration::from_secs(120);
 
 /// The executables that are measured.
 pub(crate) struct Executables {
@@ -61,41 +59,41 @@ impl Runner<'_> {
     ///
     /// The process failed, or the database does not hold what the topic does.
     pub(crate) fn run(&self, loaded: &Loaded, side: Side, number: u32) -> Result<Run, String> {
-        let database = self.servers.postgres.empty_database("run");
         let measured = match side {
-            Side::Ours => self.ours(loaded, &database)?,
-            Side::Floor => self.floor(loaded, &database)?,
+            Side::Ours => self.ours(loaded)?,
+            Side::Floor => self.floor(loaded)?,
         };
-        self.drop_database(&database);
         Ok(Run::new(loaded.case, side, number, loaded.events, measured))
     }
 
-    fn ours(&self, loaded: &Loaded, database: &Database) -> Result<Measured, String> {
-        let config = self.configure(loaded, database)?;
-        let ingest = |arguments: &[&str]| {
-            let mut all: Vec<String> = arguments.iter().map(|&each| each.to_owned()).collect();
-            all.extend(["--config".to_owned(), config.display().to_string()]);
-            // The environment goes over the file: nothing inherited may lead to another ledger.
-            let variables = [
-                ("TOLLBOOK_DATABASE_URL", database.url().to_owned()),
-                ("TOLLBOOK_KAFKA_BROKERS", self.servers.kafka.brokers()),
-            ];
-            start(&self.executables.tollbook, all, &variables)
+    fn ours(&self, loaded: &Loaded) -> Result<Measured, String> {
+        let mut settings = Settings {
+            topic: &loaded.topic,
+            more: "",
+            files: &[],
         };
-        let migrated = ingest(&["migrate"]);
-        if !migrated.wait(COMMAND).success() {
-            return Err(migrated.log());
+        if loaded.case == Case::Limits {
+            settings.more = limits::SETTINGS;
+            settings.files = &[(POLICIES, limits::LIMITS)];
         }
-        let (started_ms, mut measured, ended_at_ms) =
-            self.measure(|| ingest(&["ingest", "--until-caught-up"]), |_| Ok(()))?;
+        let ours = Installation::new(&self.executables.tollbook, self.servers, &settings)?;
+        ours.run(&["migrate"])?;
+        let ingest = || ours.start(&["ingest", "--until-caught-up"]);
+        let (started_ms, mut measured, ended_at_ms) = self.measure(ingest, |_| Ok(()))?;
+        let database = &ours.database;
         // An epoch is Postgres's clock in µs, when its partition was claimed.
         let claimed_us = database.number("select min(epoch) from source_position");
         measured.begin(started_ms, claimed_us / 1000, ended_at_ms)?;
         check_ledger(database, loaded)?;
+        if loaded.case == Case::Limits {
+            limits::check_accounts(database, loaded.unique)?;
+        }
+        self.servers.drop_database(database);
         Ok(measured)
     }
 
-    fn floor(&self, loaded: &Loaded, database: &Database) -> Result<Measured, String> {
+    fn floor(&self, loaded: &Loaded) -> Result<Measured, String> {
+        let database = self.servers.postgres.empty_database("run");
         database.run("create table floor_id (id uuid not null)");
         database.run("create table floor_position (partition int primary key, position bigint)");
         database.run(&format!(
@@ -107,7 +105,7 @@ impl Runner<'_> {
         let arguments = arguments.map(str::to_owned).to_vec();
         let mut said = None;
         let (started_ms, mut measured, ended_at_ms) = self.measure(
-            || start(&self.executables.benches, arguments, &[]),
+            || start(&self.executables.benches, arguments, Vec::new()),
             |child| {
                 let line: FloorSaid =
                     serde_json::from_str(&child.stdout()).map_err(|error| error.to_string())?;
@@ -125,6 +123,7 @@ impl Runner<'_> {
                 "the floor copied {copied} ids up to offsets of {read} in all, not {expected}"
             ));
         }
+        self.servers.drop_database(&database);
         Ok(measured)
     }
 
@@ -156,29 +155,6 @@ impl Runner<'_> {
         read(&child)?;
         Ok((started_ms, measured, process.ended_at_ms))
     }
-
-    /// Writes the configuration of a run, with nothing in it that has a default.
-    fn configure(&self, loaded: &Loaded, database: &Database) -> Result<PathBuf, String> {
-        let path = folders::make("config").join("tollbook.toml");
-        let text = format!(
-            "[database]\nurl = \"{}\"\n\n[kafka]\nbrokers = \"{}\"\ngroup = \"{}\"\n\n\
-             [[ingest.sources]]\ntopic = \"{}\"\nformat = \"envoy-ai-gateway\"\n\
-             app = \"x-tenant-id\"\n",
-            database.url(),
-            self.servers.kafka.brokers(),
-            // Of each run its own: the next one need not wait until this one's member is given up.
-            database.url().rsplit('/').next().unwrap_or("run"),
-            loaded.topic
-        );
-        std::fs::write(&path, text).map_err(|error| error.to_string())?;
-        Ok(path)
-    }
-
-    fn drop_database(&self, database: &Database) {
-        let name = database.url().rsplit('/').next().unwrap_or_default();
-        let sql = format!("drop database \"{name}\" with (force)");
-        self.servers.administration().run(&sql);
-    }
 }
 
 impl Measured {
@@ -192,22 +168,6 @@ impl Measured {
         self.elapsed_ms = between(assigned, ended)?;
         Ok(())
     }
-}
-
-fn start(executable: &Path, arguments: Vec<String>, variables: &[(&str, String)]) -> Child {
-    let program = Program {
-        name: "run".to_owned(),
-        path: executable.to_owned(),
-        arguments,
-        environment: variables
-            .iter()
-            .map(|(name, value)| ((*name).to_owned(), value.clone()))
-            .collect(),
-        account: None,
-        death_signal: DeathSignal::Kill,
-        logs: folders::make("run"),
-    };
-    program.start()
 }
 
 /// Fails unless the ledger holds each different event once: its parts, its journal and its roll-up.

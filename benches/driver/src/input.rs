@@ -10,6 +10,9 @@ use ::tests::harness::load::Random;
 use ::tests::oracle::time;
 use serde::Serialize;
 
+/// How many partitions a topic has.
+pub(crate) const PARTITIONS: i32 = 4;
+
 /// How many applications there are.
 const APPS: u64 = 10_000;
 
@@ -35,6 +38,8 @@ pub(crate) enum Case {
     Hot,
     /// As `zipf`; each hundredth record repeats an earlier line, byte for byte.
     Duplicates,
+    /// As `zipf`; three limits are counted from the log.
+    Limits,
 }
 
 impl Case {
@@ -44,6 +49,7 @@ impl Case {
             Self::Zipf => "zipf",
             Self::Hot => "hot",
             Self::Duplicates => "duplicates",
+            Self::Limits => "limits",
         }
     }
 }

@@ -1,37 +1,29 @@
-//! `make bench-ingest`: ingest beside its floor, on a real Postgres and a real Kafka.
+//! `make bench-ingest`: ingest beside its floor.
 //!
-//! Invariant: both sides read the same topic into the same server, by turns; stdout holds JSON lines
-//! and nothing else. Deliberately absent: any claim about other machines; compare ratios, and
-//! processor time per event.
+//! Invariant: both sides read the same topic into the same server, by turns. Deliberately absent: any
+//! claim about other machines; compare ratios, and processor time per event.
 
-mod input;
+mod limits;
 mod report;
 mod run;
-mod servers;
-mod usage;
 
-use std::io::{self, Write as _};
-use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::io;
+use std::path::PathBuf;
 
-use clap::Parser;
-use serde::Serialize;
 use tests::harness::load;
 
-use crate::input::{Case, Input};
-use crate::report::Side;
-use crate::run::{Executables, Loaded, Runner};
+use self::report::Side;
+use self::run::{Executables, Loaded, Runner};
+use crate::input::{Case, Input, PARTITIONS};
 use crate::servers::{CODEC, Servers, say};
-
-/// How many partitions a topic has.
-const PARTITIONS: i32 = 4;
+use crate::{absolute, print};
 
 /// How long before the present the last event lies, in ms.
 const AGE_MS: i64 = 10_000;
 
-/// Measures ingest beside its floor.
-#[derive(Debug, Parser)]
-struct Arguments {
+/// What is measured, and how often.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
     /// How many records a case's topic holds.
     #[arg(long, default_value_t = 2_000_000)]
     events: u64,
@@ -56,17 +48,12 @@ struct Arguments {
     benches: PathBuf,
 }
 
-fn main() -> ExitCode {
-    match measure(&Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            say(&error);
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn measure(arguments: &Arguments) -> Result<(), String> {
+/// Measures, and prints a line per run and one per case.
+///
+/// # Errors
+///
+/// A side failed, or did not do its work.
+pub(crate) fn measure(arguments: &Arguments) -> Result<(), String> {
     let executables = Executables {
         tollbook: absolute(&arguments.tollbook)?,
         benches: absolute(&arguments.benches)?,
@@ -135,14 +122,4 @@ fn run_again(runner: &Runner<'_>, loaded: &Loaded, runs: u32) -> Result<(), Stri
         number += 1;
         print(&runner.run(loaded, Side::Ours, number)?)?;
     }
-}
-
-fn absolute(path: &Path) -> Result<PathBuf, String> {
-    path.canonicalize()
-        .map_err(|error| format!("{}: {error}", path.display()))
-}
-
-fn print(line: &impl Serialize) -> Result<(), String> {
-    let text = serde_json::to_string(line).map_err(|error| error.to_string())?;
-    writeln!(io::stdout().lock(), "{text}").map_err(|error| error.to_string())
 }

@@ -81,6 +81,13 @@ impl Servers {
         Database::at(&self.postgres.url("postgres"))
     }
 
+    /// Removes a database, whoever is connected.
+    pub(crate) fn drop_database(&self, database: &Database) {
+        let name = database.url().rsplit('/').next().unwrap_or_default();
+        let sql = format!("drop database \"{name}\" with (force)");
+        self.administration().run(&sql);
+    }
+
     /// Returns the server's place in its WAL, in bytes.
     ///
     /// # Errors
@@ -117,10 +124,8 @@ impl Servers {
         producer
             .flush(DELIVERY)
             .map_err(|error| error.to_string())?;
-        match producer.context().failure.lock().take() {
-            Some(error) => Err(format!("the broker did not take a record: {error}")),
-            None => sync(),
-        }
+        producer.context().failure()?;
+        sync()
     }
 
     fn watch_signals(&self) -> io::Result<()> {
@@ -166,8 +171,22 @@ fn end(cleaner: &Cleaner) {
 
 /// Remembers what the broker did not take.
 #[derive(Default)]
-struct Deliveries {
+pub(crate) struct Deliveries {
     failure: parking_lot::Mutex<Option<KafkaError>>,
+}
+
+impl Deliveries {
+    /// Fails where the broker did not take a record.
+    ///
+    /// # Errors
+    ///
+    /// The text has the broker's reason.
+    pub(crate) fn failure(&self) -> Result<(), String> {
+        match self.failure.lock().take() {
+            Some(error) => Err(format!("the broker did not take a record: {error}")),
+            None => Ok(()),
+        }
+    }
 }
 
 impl ClientContext for Deliveries {}
@@ -182,7 +201,12 @@ impl ProducerContext for Deliveries {
     }
 }
 
-fn send(
+/// Gives a record to a producer, and waits where that has no room.
+///
+/// # Errors
+///
+/// The producer does not take it.
+pub(crate) fn send(
     producer: &ThreadedProducer<Deliveries>,
     topic: &str,
     record: &Record,
@@ -219,5 +243,5 @@ fn sync() -> Result<(), String> {
 
 /// Tells the person who waits; where stderr is closed, nobody does.
 pub(crate) fn say(text: &str) {
-    writeln!(io::stderr(), "bench-ingest: {text}").unwrap_or_default();
+    writeln!(io::stderr(), "bench-driver: {text}").unwrap_or_default();
 }
