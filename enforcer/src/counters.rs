@@ -133,6 +133,23 @@ impl Counters {
         }
     }
 
+    /// Checks all limits, then charges all of them where `admits` says so of what they found, as one
+    /// step; says whether it did. For protocols with a word of their own on what refuses.
+    pub(crate) fn charge_if(
+        &self,
+        counted: &[Counted<'_>],
+        verdicts: &mut Verdicts,
+        admits: impl FnOnce(&[Verdict]) -> bool,
+    ) -> bool {
+        let mut locked = self.lock(counted);
+        locked.check(counted, None, verdicts);
+        let is_admitted = admits(verdicts);
+        if is_admitted {
+            locked.charge(counted);
+        }
+        is_admitted
+    }
+
     /// Says what [`Counters::decide`] would, and charges nothing.
     pub fn evaluate(&self, counted: &[Counted<'_>], verdicts: &mut Verdicts) -> Decision {
         self.lock(counted).check(counted, None, verdicts)

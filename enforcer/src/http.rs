@@ -6,11 +6,13 @@
 //! listener is loopback's unless the configuration says otherwise.
 
 pub(crate) mod answer;
-mod authorize;
+pub(crate) mod asm;
+pub(crate) mod authorize;
 mod decisions;
 mod denials;
 pub(crate) mod headers;
-mod problem;
+pub(crate) mod json;
+pub(crate) mod problem;
 mod text;
 
 #[cfg(test)]

@@ -10,7 +10,12 @@ pub mod counters;
 pub mod engine;
 pub mod run;
 
+mod grpc;
 mod http;
 mod observe;
+mod rls;
+
+#[cfg(test)]
+mod sockets;
 
 pub use self::run::{EnforcerError, EnforcerSettings, run};

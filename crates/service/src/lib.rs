@@ -8,6 +8,7 @@ pub mod clock;
 pub mod config;
 pub mod cores;
 pub mod exit;
+pub mod files;
 pub mod health;
 pub mod http;
 pub mod panics;

@@ -1,0 +1,195 @@
+//! gRPC: Envoy's protocols and the health service, thin.
+//!
+//! Invariant: between a message's last byte and its answer nothing is awaited. What one peer can hold is
+//! bounded: message, headers, streams, resets, silence. Deliberately absent: what a call means (`rls`,
+//! `engine`), listeners and threads.
+
+mod health;
+mod rls;
+pub(crate) mod wire;
+
+#[cfg(test)]
+mod tests;
+
+use std::convert::Infallible;
+use std::fmt;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use domain::time::UnixMs;
+use http::{HeaderValue, Request, Response, StatusCode, header};
+use hyper::body::Incoming;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use service::{Clock, Readiness, Shutdown};
+use tokio::net::TcpStream;
+use tonic::Status;
+use tonic::body::Body;
+
+use crate::rls::Rls;
+
+/// The greatest message, in bytes: 1,000 descriptors of three entries take about 120,000.
+const MESSAGE_MAX: usize = 256 * 1024;
+
+/// The greatest list of headers, in bytes.
+const HEADERS_MAX: u32 = 16 * 1024;
+
+/// Calls at once on one connection. Envoy opens few connections and sends all calls over them.
+const STREAMS_MAX: u32 = 1024;
+
+/// Streams that a peer reset before we took them up; more end the connection (CVE-2023-44487).
+const RESETS_MAX: usize = 64;
+
+/// Bytes that a peer may send ahead, on a stream and on a connection: a whole message, and several.
+const STREAM_WINDOW: u32 = 256 * 1024;
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+
+/// How long a peer may take to begin, to answer a ping, and to send a call's message.
+const SILENCE_MAX: Duration = Duration::from_secs(10);
+
+/// How often a silent peer is asked whether it lives.
+const PING_EACH: Duration = Duration::from_secs(30);
+
+/// Everything that calls are answered by.
+pub struct Services {
+    rls: Arc<Rls>,
+    readiness: Readiness,
+    clock: Arc<dyn Clock>,
+}
+
+impl fmt::Debug for Services {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Services").finish_non_exhaustive()
+    }
+}
+
+impl Services {
+    /// Takes what answers; `readiness` is what the health service says.
+    #[must_use]
+    pub fn new(rls: Arc<Rls>, readiness: Readiness, clock: Arc<dyn Clock>) -> Self {
+        Self {
+            rls,
+            readiness,
+            clock,
+        }
+    }
+
+    fn now(&self) -> UnixMs {
+        UnixMs::FIRST.saturating_add_ms(self.clock.now_unix_ms())
+    }
+
+    /// Serves one connection until the peer leaves, falls silent, or the shutdown; calls in hand are
+    /// answered.
+    pub async fn converse(self: Arc<Self>, stream: TcpStream, shutdown: Shutdown) {
+        if stream.set_nodelay(true).is_err() {
+            return;
+        }
+        // What follows waits for the preface without a bound.
+        if !matches!(
+            tokio::time::timeout(SILENCE_MAX, stream.readable()).await,
+            Ok(Ok(()))
+        ) {
+            return;
+        }
+        let services = self;
+        let service = service_fn(move |request| {
+            let services = Arc::clone(&services);
+            async move { Ok::<_, Infallible>(services.answer(request).await) }
+        });
+        let connection = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(STREAMS_MAX)
+            .max_pending_accept_reset_streams(RESETS_MAX)
+            .max_header_list_size(HEADERS_MAX)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .keep_alive_interval(PING_EACH)
+            .keep_alive_timeout(SILENCE_MAX)
+            .serve_connection(TokioIo::new(stream), service);
+        let mut connection = pin!(connection);
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = shutdown.requested() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(error.text = %error, "a gRPC connection ended early");
+        }
+    }
+
+    async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<Body> {
+        if !is_grpc(&request) {
+            return no_grpc();
+        }
+        let answered = tokio::time::timeout(SILENCE_MAX, self.route(request)).await;
+        answered.unwrap_or_else(|_late| {
+            Status::deadline_exceeded("the call's message did not come within 10 seconds")
+                .into_http()
+        })
+    }
+
+    async fn route(self: Arc<Self>, request: Request<Incoming>) -> Response<Body> {
+        match request.uri().path() {
+            rls::SHOULD_RATE_LIMIT => rls::should_rate_limit(self, request).await,
+            health::CHECK => health::check(self, request).await,
+            _ => Status::unimplemented("this server has no such method").into_http(),
+        }
+    }
+}
+
+fn is_grpc(request: &Request<Incoming>) -> bool {
+    let content = request.headers().get(header::CONTENT_TYPE);
+    content.is_some_and(|content| content.as_bytes().starts_with(b"application/grpc"))
+}
+
+fn no_grpc() -> Response<Body> {
+    let text = "this port speaks gRPC only; HTTP is served on another\n".to_owned();
+    let mut response = Response::new(Body::new(text));
+    *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+    let plain = HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, plain);
+    response
+}
+
+/// A call of one message that is answered at once: a function as tonic wants it.
+#[derive(Clone)]
+struct Call<F>(F);
+
+impl<F, M, A> tower::Service<tonic::Request<M>> for Call<F>
+where
+    F: FnMut(M) -> Result<A, Status>,
+{
+    type Response = tonic::Response<A>;
+    type Error = Status;
+    type Future = std::future::Ready<Result<Self::Response, Status>>;
+
+    fn poll_ready(
+        &mut self,
+        _context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Result<(), Status>> {
+        std::task::Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: tonic::Request<M>) -> Self::Future {
+        let answer = (self.0)(request.into_inner());
+        std::future::ready(answer.map(tonic::Response::new))
+    }
+}
+
+/// Reads a call's message, bounded, and answers it.
+async fn unary<M, A>(
+    request: Request<Incoming>,
+    answer: impl FnMut(M) -> Result<A, Status>,
+) -> Response<Body>
+where
+    M: prost::Message + Default + 'static,
+    A: prost::Message + 'static,
+{
+    let codec = tonic_prost::ProstCodec::<A, M>::default();
+    let mut grpc = tonic::server::Grpc::new(codec).max_decoding_message_size(MESSAGE_MAX);
+    grpc.unary(Call(answer), request).await
+}

@@ -1,0 +1,262 @@
+//! The server over real sockets, by tonic's own client.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use domain::account::ReplicaId;
+use http::uri::PathAndQuery;
+use service::{Readiness, Shutdown};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
+
+use super::Services;
+use super::health::{CHECK, HealthCheckRequest, HealthCheckResponse};
+use super::rls::SHOULD_RATE_LIMIT;
+use super::wire::{Descriptor, Entry, LimitOverride, RateLimitRequest, RateLimitResponse};
+use crate::counters::Counters;
+use crate::rls::{OneDomain, Options, Rls, RuleFile, load};
+use crate::sockets::SetClock;
+
+struct Server {
+    address: SocketAddr,
+    readiness: Readiness,
+    shutdown: Shutdown,
+}
+
+#[expect(clippy::disallowed_methods, reason = "the test ends with its runtime")]
+async fn serve() -> Server {
+    let text =
+        "{domain: gw, descriptors: [{key: app, rate_limit: {unit: hour, requests_per_unit: 3}}]}";
+    let (path, text) = ("a.yaml".to_owned(), text.to_owned());
+    let rules = load(&[RuleFile { path, text }], OneDomain::Refused)
+        .unwrap()
+        .rules;
+    let counters = Arc::new(Counters::new(ReplicaId(1)));
+    let rls = Arc::new(Rls::new(counters, Options::default()).unwrap());
+    rls.swap(rules);
+    let (readiness, shutdown) = (Readiness::new(), Shutdown::new());
+    let clock = SetClock::at(1_792_875_754_000);
+    let services = Arc::new(Services::new(rls, readiness.clone(), clock));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let stop = shutdown.clone();
+    tokio::spawn(async move {
+        while let Ok((stream, _peer)) = listener.accept().await {
+            tokio::spawn(Arc::clone(&services).converse(stream, stop.clone()));
+        }
+    });
+    Server {
+        address,
+        readiness,
+        shutdown,
+    }
+}
+
+async fn connect(server: &Server) -> Channel {
+    let endpoint = Endpoint::from_shared(format!("http://{}", server.address)).unwrap();
+    endpoint.connect().await.unwrap()
+}
+
+async fn call<M, A>(channel: &Channel, path: &'static str, message: M) -> Result<A, Status>
+where
+    M: prost::Message + 'static,
+    A: prost::Message + Default + 'static,
+{
+    let mut client = tonic::client::Grpc::new(channel.clone());
+    client
+        .ready()
+        .await
+        .map_err(|error| Status::unavailable(error.to_string()))?;
+    let codec = tonic_prost::ProstCodec::<M, A>::default();
+    let path = PathAndQuery::from_static(path);
+    let answer = client
+        .unary(tonic::Request::new(message), path, codec)
+        .await;
+    answer.map(tonic::Response::into_inner)
+}
+
+fn request(apps: usize) -> RateLimitRequest {
+    let descriptors = (0..apps).map(|app| Descriptor {
+        entries: vec![Entry {
+            key: "app".to_owned(),
+            value: format!("a{app}"),
+        }],
+        limit: None,
+        hits_addend: Some(2),
+    });
+    RateLimitRequest {
+        domain: "gw".to_owned(),
+        descriptors: descriptors.collect(),
+        hits_addend: 0,
+    }
+}
+
+async fn should_rate_limit(
+    channel: &Channel,
+    request: RateLimitRequest,
+) -> Result<RateLimitResponse, Status> {
+    call(channel, SHOULD_RATE_LIMIT, request).await
+}
+
+#[tokio::test]
+async fn rate_limits_are_asked_for_over_grpc() {
+    let server = serve().await;
+    let channel = connect(&server).await;
+    for (code, remaining) in [(1, 1), (2, 0)] {
+        let answer = should_rate_limit(&channel, request(1)).await.unwrap();
+        assert_eq!(answer.overall_code, code);
+        assert_eq!(answer.statuses[0].limit_remaining, remaining);
+        assert_eq!(
+            answer.statuses[0]
+                .current_limit
+                .as_ref()
+                .unwrap()
+                .requests_per_unit,
+            3
+        );
+    }
+    let many = should_rate_limit(&channel, request(1_000)).await.unwrap();
+    assert_eq!(
+        many.statuses.len(),
+        1_000,
+        "as many statuses as descriptors"
+    );
+}
+
+#[tokio::test]
+async fn what_is_refused_has_a_status() {
+    let server = serve().await;
+    let channel = connect(&server).await;
+    let refused = async |request| should_rate_limit(&channel, request).await.unwrap_err();
+    let empty = refused(RateLimitRequest::default()).await;
+    assert_eq!(
+        (empty.code(), empty.message()),
+        (Code::Unknown, "rate limit domain must not be empty")
+    );
+    let bare = refused(request(0)).await;
+    assert_eq!(
+        (bare.code(), bare.message()),
+        (
+            Code::Unknown,
+            "rate limit descriptor list must not be empty"
+        )
+    );
+    let mut unit = request(1);
+    unit.descriptors[0].limit = Some(LimitOverride {
+        requests_per_unit: 1,
+        unit: 99,
+    });
+    assert_eq!(refused(unit).await.code(), Code::InvalidArgument);
+    let huge = refused(request(20_000)).await;
+    assert_eq!(huge.code(), Code::OutOfRange, "{huge}");
+    let path = "/envoy.service.ratelimit.v3.RateLimitService/Other";
+    let other: Result<RateLimitResponse, _> = call(&channel, path, request(1)).await;
+    assert_eq!(other.unwrap_err().code(), Code::Unimplemented);
+    // What is no protobuf is refused, and the connection goes on.
+    let wrong: Result<RateLimitResponse, _> = call(
+        &channel,
+        SHOULD_RATE_LIMIT,
+        Wrong {
+            domain: vec![0xff, 0xfe],
+        },
+    )
+    .await;
+    assert_eq!(wrong.unwrap_err().code(), Code::Internal, "not UTF-8");
+    assert!(
+        should_rate_limit(&channel, request(1)).await.is_ok(),
+        "it goes on"
+    );
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
+struct Wrong {
+    #[prost(bytes = "vec", tag = "1")]
+    domain: Vec<u8>,
+}
+
+#[tokio::test]
+async fn health_is_readiness() {
+    let server = serve().await;
+    let channel = connect(&server).await;
+    let check = async |service: &str| {
+        let service = service.to_owned();
+        let answer = call(&channel, CHECK, HealthCheckRequest { service }).await;
+        answer.map(|answer: HealthCheckResponse| answer.status)
+    };
+    assert_eq!(check("").await.unwrap(), 2, "not serving");
+    server.readiness.ready();
+    assert_eq!(check("").await.unwrap(), 1, "serving");
+    assert_eq!(check("ratelimit").await.unwrap(), 1, "by name");
+    assert_eq!(check("other").await.unwrap_err().code(), Code::NotFound);
+}
+
+#[tokio::test]
+async fn hostile_peers_end_with_their_connection() {
+    let server = serve().await;
+    for bytes in [
+        &b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"[..],
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\xff\xff\x00\x00\x00\x00\x00\x00garbage",
+        &[0; 4096],
+    ] {
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        stream.write_all(bytes).await.unwrap();
+        let mut rest = Vec::new();
+        // Closed by the server, with or without a word.
+        drop(stream.read_to_end(&mut rest).await);
+    }
+    let channel = connect(&server).await;
+    assert!(
+        should_rate_limit(&channel, request(1)).await.is_ok(),
+        "others are served"
+    );
+}
+
+#[tokio::test]
+async fn streams_that_are_opened_and_reset_end_the_connection() {
+    let server = serve().await;
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    let mut bytes =
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00".to_vec();
+    // `:method POST`, `:scheme http`, `:path /`, by the static table; then RST_STREAM.
+    let headers = [0x83, 0x86, 0x84];
+    for id in (1..40_001_u32).step_by(2) {
+        bytes.extend_from_slice(&[0, 0, 3, 1, 4]);
+        bytes.extend_from_slice(&id.to_be_bytes());
+        bytes.extend_from_slice(&headers);
+        bytes.extend_from_slice(&[0, 0, 4, 3, 0]);
+        bytes.extend_from_slice(&id.to_be_bytes());
+        bytes.extend_from_slice(&[0, 0, 0, 8]);
+    }
+    let (mut read, mut write) = stream.split();
+    let mut rest = Vec::new();
+    let sent = async { drop(write.write_all(&bytes).await) };
+    let (ended, ()) = tokio::join!(read.read_to_end(&mut rest), sent);
+    // A GOAWAY with ENHANCE_YOUR_CALM (11), or a connection that is simply gone.
+    let calm = rest.windows(4).any(|bytes| bytes == [0, 0, 0, 11]);
+    assert!(calm || ended.is_err(), "the connection was ended: {rest:?}");
+    let channel = connect(&server).await;
+    assert!(
+        should_rate_limit(&channel, request(1)).await.is_ok(),
+        "others are served"
+    );
+}
+
+#[tokio::test]
+async fn a_shutdown_ends_idle_connections() {
+    let server = serve().await;
+    let channel = connect(&server).await;
+    assert!(
+        should_rate_limit(&channel, request(1)).await.is_ok(),
+        "served"
+    );
+    let mut idle = TcpStream::connect(server.address).await.unwrap();
+    idle.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00")
+        .await
+        .unwrap();
+    server.shutdown.request();
+    // A polite peer answers GOAWAY's ping by leaving; this one only reads to the end.
+    let mut rest = [0; 9];
+    idle.read_exact(&mut rest).await.unwrap();
+}

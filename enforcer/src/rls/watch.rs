@@ -1,0 +1,88 @@
+//! The files of rules, followed while the process runs.
+//!
+//! Invariant: what the last good set said stays in force until another good set is there. Deliberately
+//! absent: tasks and telemetry; whoever polls says what came of it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use service::files;
+
+use super::load::{LoadedRules, OneDomain, RuleFile, RulesError, load};
+
+/// Why files are no rules.
+#[derive(Debug, thiserror::Error)]
+pub enum WatchError {
+    /// A file that is named without `*` is not there, or cannot be read; the person who set it mends
+    /// the path or the permissions.
+    #[error("the file of rules {} cannot be read; create it, or take it out of enforcer.rls.files", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
+    /// What a file says is wrong.
+    #[error(transparent)]
+    Rules(#[from] RulesError),
+}
+
+/// The files that settings name, and what they said last.
+#[derive(Debug)]
+pub struct Watch {
+    base: PathBuf,
+    patterns: Vec<String>,
+    one_domain: OneDomain,
+    seen: Option<Vec<RuleFile>>,
+}
+
+impl Watch {
+    /// Follows files below `base`, by patterns with `*` in names.
+    pub const fn new(base: PathBuf, patterns: Vec<String>, one_domain: OneDomain) -> Self {
+        Self {
+            base,
+            patterns,
+            one_domain,
+            seen: None,
+        }
+    }
+
+    /// Reads the files; `None` where they say what they said the last time, good or bad.
+    ///
+    /// # Errors
+    ///
+    /// Each case of [`WatchError`]; what is in force stays. The same wrong files are told of once, but a
+    /// file that cannot be read each time.
+    pub fn poll(&mut self) -> Result<Option<LoadedRules>, WatchError> {
+        let files = self.read()?;
+        if self.seen.as_ref() == Some(&files) {
+            return Ok(None);
+        }
+        let loaded = load(&files, self.one_domain);
+        self.seen = Some(files);
+        Ok(Some(loaded?))
+    }
+
+    fn read(&self) -> Result<Vec<RuleFile>, WatchError> {
+        let mut read: Vec<RuleFile> = Vec::new();
+        for pattern in &self.patterns {
+            let mut found = files::expand(&self.base, Path::new(pattern));
+            if found.is_empty() && !pattern.contains('*') {
+                // Not there: reading it says why.
+                found.push(self.base.join(pattern));
+            }
+            for file in found {
+                let path = file.display().to_string();
+                if read.iter().any(|known| known.path == path) {
+                    continue;
+                }
+                match std::fs::read_to_string(&file) {
+                    Ok(text) => read.push(RuleFile { path, text }),
+                    Err(source) => return Err(WatchError::Read { path: file, source }),
+                }
+            }
+        }
+        Ok(read)
+    }
+}
