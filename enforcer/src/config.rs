@@ -39,6 +39,8 @@ pub struct EnforcerConfig {
     pub authorize: AuthorizeConfig,
     /// Envoy's rate limit service.
     pub rls: RlsConfig,
+    /// The token rate limit service of Alibaba Cloud ASM.
+    pub asm: AsmConfig,
 }
 
 impl Default for EnforcerConfig {
@@ -56,6 +58,7 @@ impl Default for EnforcerConfig {
             x_ratelimit_reset: XRatelimitReset::default(),
             authorize: AuthorizeConfig::default(),
             rls: RlsConfig::default(),
+            asm: AsmConfig::default(),
         }
     }
 }
@@ -94,14 +97,62 @@ pub struct AuthorizeConfig {
     pub route: Option<String>,
 }
 
-/// Envoy's rate limit service.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+/// Envoy's rate limit service, in place of envoyproxy/ratelimit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a switch of envoyproxy/ratelimit, as its users know it"
+)]
 pub struct RlsConfig {
-    /// Descriptor files of envoyproxy/ratelimit, as they are; `*` stands for any name.
+    /// Descriptor files of envoyproxy/ratelimit, as they are; `*` stands for any name. They are read
+    /// again each second; where they are wrong, what was in force stays.
     pub files: Vec<String>,
     /// Whether denied hits count.
     pub denied_hits: DeniedHits,
+    /// Takes several files with one domain together, as `MERGE_DOMAIN_CONFIG` does there; else they are
+    /// refused.
+    pub merge_domains: bool,
+    /// Refuses no request and tells what it would, as `SHADOW_MODE` does there.
+    pub shadow_mode: bool,
+    /// Takes every limit as a quota, as `QUOTA_MODE` does there.
+    pub quota_mode: bool,
+    /// Adds dynamic metadata to answers, as `RESPONSE_DYNAMIC_METADATA` does there.
+    pub response_metadata: bool,
+    /// Adds the three headers below to answers, as `LIMIT_RESPONSE_HEADERS_ENABLED` does there.
+    pub response_headers: bool,
+    /// The header with the tightest descriptor's limit.
+    pub limit_header: String,
+    /// The header with what remains of it.
+    pub remaining_header: String,
+    /// The header with the seconds until it begins anew.
+    pub reset_header: String,
+}
+
+impl Default for RlsConfig {
+    fn default() -> Self {
+        Self {
+            files: Vec::new(),
+            denied_hits: DeniedHits::default(),
+            merge_domains: false,
+            shadow_mode: false,
+            quota_mode: false,
+            response_metadata: false,
+            response_headers: false,
+            limit_header: "RateLimit-Limit".to_owned(),
+            remaining_header: "RateLimit-Remaining".to_owned(),
+            reset_header: "RateLimit-Reset".to_owned(),
+        }
+    }
+}
+
+/// The token rate limit service of Alibaba Cloud ASM.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct AsmConfig {
+    /// Its `RATE_LIMIT_CONFIG`, a JSON array; the environment variable of that name stands above it.
+    /// Without either its paths are not served.
+    pub config: Option<String>,
 }
 
 /// Whether denied hits count.

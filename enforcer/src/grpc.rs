@@ -4,6 +4,7 @@
 //! bounded: message, headers, streams, resets, silence. Deliberately absent: what a call means (`rls`,
 //! `engine`), listeners and threads.
 
+mod authz;
 mod health;
 mod rls;
 pub(crate) mod wire;
@@ -23,11 +24,17 @@ use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use service::cores::Core;
+use service::tasks::TaskResult;
 use service::{Clock, Readiness, Shutdown};
 use tokio::net::TcpStream;
+use tokio_util::task::TaskTracker;
 use tonic::Status;
 use tonic::body::Body;
 
+use crate::config::XRatelimitReset;
+use crate::engine::Engine;
+use crate::http::authorize::Identity;
 use crate::rls::Rls;
 
 /// The greatest message, in bytes: 1,000 descriptors of three entries take about 120,000.
@@ -53,10 +60,15 @@ const SILENCE_MAX: Duration = Duration::from_secs(10);
 const PING_EACH: Duration = Duration::from_secs(30);
 
 /// Everything that calls are answered by.
-pub struct Services {
-    rls: Arc<Rls>,
-    readiness: Readiness,
-    clock: Arc<dyn Clock>,
+pub(crate) struct Services {
+    pub(crate) rls: Arc<Rls>,
+    pub(crate) engine: Arc<Engine>,
+    /// Who asks, of `Authorization`'s calls.
+    pub(crate) identity: Identity,
+    pub(crate) reset: XRatelimitReset,
+    /// What the health service says.
+    pub(crate) readiness: Readiness,
+    pub(crate) clock: Arc<dyn Clock>,
 }
 
 impl fmt::Debug for Services {
@@ -66,26 +78,27 @@ impl fmt::Debug for Services {
 }
 
 impl Services {
-    /// Takes what answers; `readiness` is what the health service says.
-    #[must_use]
-    pub fn new(rls: Arc<Rls>, readiness: Readiness, clock: Arc<dyn Clock>) -> Self {
-        Self {
-            rls,
-            readiness,
-            clock,
-        }
-    }
-
     fn now(&self) -> UnixMs {
         UnixMs::FIRST.saturating_add_ms(self.clock.now_unix_ms())
     }
 
-    /// Serves one connection until the peer leaves, falls silent, or the shutdown; calls in hand are
-    /// answered.
-    pub async fn converse(self: Arc<Self>, stream: TcpStream, shutdown: Shutdown) {
-        if stream.set_nodelay(true).is_err() {
-            return;
+    /// Serves the connections of one core until the shutdown; then answers the calls in hand.
+    pub(crate) async fn serve(self: Arc<Self>, core: Core) -> TaskResult {
+        let connections = TaskTracker::new();
+        while let Some((stream, place)) = core.accept().await {
+            let (services, shutdown) = (Arc::clone(&self), core.shutdown.clone());
+            connections.spawn(async move {
+                services.converse(stream, shutdown).await;
+                drop(place);
+            });
         }
+        connections.close();
+        connections.wait().await;
+        Ok(())
+    }
+
+    /// Serves one connection until the peer leaves, falls silent, or the shutdown.
+    async fn converse(self: Arc<Self>, stream: TcpStream, shutdown: Shutdown) {
         // What follows waits for the preface without a bound.
         if !matches!(
             tokio::time::timeout(SILENCE_MAX, stream.readable()).await,
@@ -135,6 +148,7 @@ impl Services {
     async fn route(self: Arc<Self>, request: Request<Incoming>) -> Response<Body> {
         match request.uri().path() {
             rls::SHOULD_RATE_LIMIT => rls::should_rate_limit(self, request).await,
+            authz::CHECK => authz::check(self, request).await,
             health::CHECK => health::check(self, request).await,
             _ => Status::unimplemented("this server has no such method").into_http(),
         }

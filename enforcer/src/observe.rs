@@ -8,6 +8,7 @@ use domain::time::UnixMs;
 use metrics::{Counter, counter, gauge};
 
 use crate::engine::{Source, Sources};
+use crate::rls::WatchError;
 
 /// What decisions count; the handles are looked up once, since a lookup costs as much as a decision.
 #[derive(Debug)]
@@ -40,6 +41,54 @@ impl Decisions {
     pub(crate) fn reported(&self) {
         self.reports.increment(1);
     }
+}
+
+/// What answers to Envoy's rate limit filter count.
+#[derive(Debug)]
+pub(crate) struct RateLimits {
+    within: Counter,
+    over: Counter,
+    refused: Counter,
+}
+
+impl RateLimits {
+    pub(crate) fn new() -> Self {
+        let answers = |code| counter!("tollbook_enforcer_rls_answers_total", "code" => code);
+        Self {
+            within: answers("ok"),
+            over: answers("over_limit"),
+            refused: answers("error"),
+        }
+    }
+
+    /// Tells that a request was answered: within its limits, or over them.
+    pub(crate) fn answered(&self, is_over: bool) {
+        if is_over {
+            self.over.increment(1);
+        } else {
+            self.within.increment(1);
+        }
+    }
+
+    /// Tells that a request was none.
+    pub(crate) fn refused(&self) {
+        self.refused.increment(1);
+    }
+}
+
+/// Tells that other rules of the rate limit service are in force.
+pub(crate) fn rules_in_force(warnings: &[String]) {
+    counter!("tollbook_enforcer_rls_loads_total", "outcome" => "taken").increment(1);
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
+    tracing::info!("the rate limit service's rules are in force");
+}
+
+/// Tells that its files are wrong, so that what was in force stays.
+pub(crate) fn rules_refused(error: &WatchError) {
+    counter!("tollbook_enforcer_rls_loads_total", "outcome" => "refused").increment(1);
+    tracing::error!(error.text = %error, "the rate limit service's rules stay as they were");
 }
 
 /// Tells how many counters there are.

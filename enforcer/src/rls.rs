@@ -31,23 +31,24 @@ use domain::units::Units;
 use domain::window::{WindowLength, WindowSpec};
 use smallvec::SmallVec;
 
-pub use load::{LoadedRules, OneDomain, RuleFile, RulesError, load};
-pub use rules::Rules;
-use rules::{Unit, UnknownUnit};
-pub use watch::{Watch, WatchError};
+pub(crate) use load::OneDomain;
+#[cfg(test)]
+pub(crate) use load::{RuleFile, load};
+use rules::{Allowance, Rules, Unit, UnknownUnit};
+pub(crate) use watch::{Watch, WatchError};
 
 use answer::{Line, answer, is_refused};
-use rules::Allowance;
 
 use crate::counters::{Counted, Counters, Verdicts};
-use crate::grpc::wire::{RateLimitRequest, RateLimitResponse};
+use crate::grpc::wire::{CODE_OVER_LIMIT, RateLimitRequest, RateLimitResponse};
+use crate::observe::RateLimits;
 
 /// What Redis can count: a sum beyond it is refused and changes nothing.
 const COUNT_MAX: i128 = 9_223_372_036_854_775_807;
 
 /// Whether hits of a refused request count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Denied {
+pub(crate) enum Denied {
     /// Every descriptor counts for itself, whatever the others and itself say.
     Counts,
     /// A request that is refused counts nothing, and all descriptors are decided at once.
@@ -56,28 +57,28 @@ pub enum Denied {
 
 /// The names of the headers that tell of the tightest descriptor.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HeaderNames {
+pub(crate) struct HeaderNames {
     /// Of its limit.
-    pub limit: String,
+    pub(crate) limit: String,
     /// Of what remains.
-    pub remaining: String,
+    pub(crate) remaining: String,
     /// Of the seconds until its window ends.
-    pub reset: String,
+    pub(crate) reset: String,
 }
 
 /// How the service answers, but for its rules.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Options {
+pub(crate) struct Options {
     /// Whether denied hits count.
-    pub denied: Denied,
+    pub(crate) denied: Denied,
     /// Every limit is a quota (`QUOTA_MODE` there).
-    pub is_all_quota: bool,
+    pub(crate) is_all_quota: bool,
     /// No request is refused; statuses say what would be (`SHADOW_MODE` there).
-    pub is_all_shadow: bool,
+    pub(crate) is_all_shadow: bool,
     /// Response headers, where they are wanted (`LIMIT_RESPONSE_HEADERS_ENABLED` there).
-    pub headers: Option<HeaderNames>,
+    pub(crate) headers: Option<HeaderNames>,
     /// Whether answers carry dynamic metadata (`RESPONSE_DYNAMIC_METADATA` there).
-    pub adds_metadata: bool,
+    pub(crate) adds_metadata: bool,
 }
 
 impl Default for Options {
@@ -137,12 +138,13 @@ impl Window {
 
 /// The service.
 #[derive(Debug)]
-pub struct Rls {
+pub(crate) struct Rls {
     rules: ArcSwap<Rules>,
     counters: Arc<Counters>,
     options: Options,
     /// By unit, the longest first.
     windows: Vec<Window>,
+    told: RateLimits,
     /// Whether one request ever asked for more than 32 bits hold; only then can 64 be passed.
     has_huge: AtomicBool,
 }
@@ -153,24 +155,25 @@ impl Rls {
     /// # Errors
     ///
     /// [`LimitError`] never comes, since units are proper windows; the process would not start.
-    pub fn new(counters: Arc<Counters>, options: Options) -> Result<Self, LimitError> {
+    pub(crate) fn new(counters: Arc<Counters>, options: Options) -> Result<Self, LimitError> {
         let units = Unit::ALL.into_iter().rev();
         Ok(Self {
             rules: ArcSwap::default(),
             counters,
             options,
             windows: units.map(Window::of).collect::<Result<_, _>>()?,
+            told: RateLimits::new(),
             has_huge: AtomicBool::new(false),
         })
     }
 
     /// Puts rules in force, for requests that come after.
-    pub fn swap(&self, rules: Rules) {
+    pub(crate) fn swap(&self, rules: Rules) {
         self.rules.store(Arc::new(rules));
     }
 
     /// Returns the limits that this service's counters are kept under: one per unit.
-    pub fn limits(&self) -> impl Iterator<Item = (LimitId, LimitSpec)> {
+    pub(crate) fn limits(&self) -> impl Iterator<Item = (LimitId, LimitSpec)> {
         self.windows.iter().map(|window| (window.id, window.spec))
     }
 
@@ -180,6 +183,19 @@ impl Rls {
     ///
     /// [`Refusal`]: nothing was counted, but for `Overflow`, where the other descriptors were.
     pub(crate) fn should_rate_limit(
+        &self,
+        request: &RateLimitRequest,
+        now: UnixMs,
+    ) -> Result<RateLimitResponse, Refusal> {
+        let answered = self.answer(request, now);
+        match &answered {
+            Ok(answer) => self.told.answered(answer.overall_code == CODE_OVER_LIMIT),
+            Err(_) => self.told.refused(),
+        }
+        answered
+    }
+
+    fn answer(
         &self,
         request: &RateLimitRequest,
         now: UnixMs,

@@ -4,7 +4,10 @@
 //! requests in hand are finished before it ends. Deliberately absent: signals, logs and the registry of
 //! metrics, which are the process's.
 
+mod protocols;
+
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +25,8 @@ use crate::engine::{Engine, PoliciesInForce, Source};
 use crate::http::Http;
 use crate::observe;
 
+use self::protocols::Protocols;
+
 /// How often counters that no longer count are forgotten.
 const PRUNE_EVERY: Duration = Duration::from_secs(5);
 
@@ -33,6 +38,10 @@ const TELL_EVERY: Duration = Duration::from_secs(1);
 pub struct EnforcerSettings {
     /// Its section of the configuration, checked.
     pub config: EnforcerConfig,
+    /// What relative paths of its settings start from.
+    pub base: PathBuf,
+    /// `RATE_LIMIT_CONFIG` of the environment, which stands above `asm.config`.
+    pub asm_config: Option<String>,
     /// The policies of the files.
     pub policies: CompiledSet,
     /// The registry that `/metrics` shows.
@@ -80,6 +89,7 @@ pub async fn run(
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Addresses {
     pub(crate) http: SocketAddr,
+    pub(crate) grpc: SocketAddr,
 }
 
 /// Starts everything as tasks; tests go on from here.
@@ -89,23 +99,28 @@ pub(crate) fn begin(
     tasks: &Tasks,
 ) -> Result<(Arc<Engine>, Addresses), EnforcerError> {
     let EnforcerSettings {
-        config,
+        mut config,
+        base,
+        asm_config,
         policies,
         metrics,
     } = settings;
+    config.asm.config = asm_config.or(config.asm.config);
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let kept = usize::try_from(config.denials_kept).unwrap_or(usize::MAX);
     let engine = Arc::new(Engine::new(replica(), kept));
     let limits = policies.limits().count();
     observe::in_force(policies.policies().len(), limits);
+    let protocols = Protocols::new(&engine, &config, base)?;
     engine.swap(PoliciesInForce {
         set: policies,
+        others: protocols.limits(),
         ..PoliciesInForce::default()
     });
     engine.sources().note(Source::Policies, now(&*clock));
 
-    // Here further protocols bring their routes for HTTP, and further servers their sockets.
-    let others = routes(readiness.clone(), metrics, tasks.shutdown().clone());
+    let others = routes(readiness.clone(), metrics, tasks.shutdown().clone())
+        .merge(protocols.routes(readiness, &clock));
     let service = Http::new(
         engine.clone(),
         clock.clone(),
@@ -114,8 +129,10 @@ pub(crate) fn begin(
         others,
     );
     let http = bind(&config, "http", &config.http)?;
+    let grpc = bind(&config, "grpc", &config.grpc)?;
     let addresses = Addresses {
         http: http.address(),
+        grpc: grpc.address(),
     };
     let spawned = http.spawn(tasks, "http", bounds(&config), move |core| {
         core.serve_http1(service.clone())
@@ -123,8 +140,16 @@ pub(crate) fn begin(
     spawned.map_err(|error| {
         EnforcerError::Failed(Failure::unexpected(format!("no thread for HTTP: {error}")))
     })?;
+    let services = protocols.services(engine.clone(), &config, readiness, &clock);
+    let spawned = grpc.spawn(tasks, "grpc", bounds(&config), move |core| {
+        services.clone().serve(core)
+    });
+    spawned.map_err(|error| {
+        EnforcerError::Failed(Failure::unexpected(format!("no thread for gRPC: {error}")))
+    })?;
+    protocols.follow(tasks);
     keep_house(engine.clone(), clock, tasks);
-    tracing::info!(http.address = %addresses.http, "decisions are served");
+    tracing::info!(http.address = %addresses.http, grpc.address = %addresses.grpc, "decisions are served");
     readiness.ready();
     Ok((engine, addresses))
 }

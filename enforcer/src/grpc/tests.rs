@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use domain::account::ReplicaId;
+use domain::policy::{compile, read};
 use http::uri::PathAndQuery;
 use service::{Readiness, Shutdown};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -14,10 +15,27 @@ use tonic::{Code, Status};
 use super::Services;
 use super::health::{CHECK, HealthCheckRequest, HealthCheckResponse};
 use super::rls::SHOULD_RATE_LIMIT;
-use super::wire::{Descriptor, Entry, LimitOverride, RateLimitRequest, RateLimitResponse};
-use crate::counters::Counters;
+use super::wire::{
+    Address, AttributeContext, AttributeRequest, CheckRequest, CheckResponse, Descriptor, Entry,
+    HttpRequest, LimitOverride, Peer, RateLimitRequest, RateLimitResponse, SocketAddress, Value,
+};
+use crate::config::{AuthorizeConfig, XRatelimitReset};
+use crate::engine::{Engine, PoliciesInForce};
+use crate::http::authorize::Identity;
 use crate::rls::{OneDomain, Options, Rls, RuleFile, load};
 use crate::sockets::SetClock;
+
+const POLICIES: &str = r#"
+name: tier
+match: { path: { prefix: /v1/chat }, host: gw.example, method: POST, source_address: 10.0.0.0/8 }
+limits: [{ name: pace, meter: requests, limit: 1, per: [app, model], window: { fixed: 60s } }]
+response: { status: 403, headers: [x_ratelimit] }
+---
+name: odd
+match: { app: odd }
+limits: [{ name: none, meter: requests, limit: 0, window: { calendar: day } }]
+response: { status: 499 }
+"#;
 
 struct Server {
     address: SocketAddr,
@@ -33,12 +51,29 @@ async fn serve() -> Server {
     let rules = load(&[RuleFile { path, text }], OneDomain::Refused)
         .unwrap()
         .rules;
-    let counters = Arc::new(Counters::new(ReplicaId(1)));
+    let engine = Arc::new(Engine::new(ReplicaId(1), 10));
+    let policies = read("test.yaml", POLICIES).unwrap_or_else(|errors| panic!("{errors:?}"));
+    engine.swap(PoliciesInForce {
+        set: compile(policies).unwrap(),
+        ..PoliciesInForce::default()
+    });
+    let counters = Arc::clone(engine.counters());
     let rls = Arc::new(Rls::new(counters, Options::default()).unwrap());
     rls.swap(rules);
     let (readiness, shutdown) = (Readiness::new(), Shutdown::new());
     let clock = SetClock::at(1_792_875_754_000);
-    let services = Arc::new(Services::new(rls, readiness.clone(), clock));
+    let authorize = AuthorizeConfig {
+        app: Some("X-Tenant-Id".to_owned()),
+        ..AuthorizeConfig::default()
+    };
+    let services = Arc::new(Services {
+        rls,
+        engine,
+        identity: Identity::new(&authorize),
+        reset: XRatelimitReset::Seconds,
+        readiness: readiness.clone(),
+        clock,
+    });
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let stop = shutdown.clone();
@@ -174,6 +209,90 @@ async fn what_is_refused_has_a_status() {
 struct Wrong {
     #[prost(bytes = "vec", tag = "1")]
     domain: Vec<u8>,
+}
+
+fn check_of(app: &str, model: Option<&str>, path: &str) -> CheckRequest {
+    let headers = [("x-tenant-id", app), ("x-model", "ignored")];
+    let headers = headers.map(|(key, value)| (key.to_owned(), value.to_owned()));
+    let http = HttpRequest {
+        method: "POST".to_owned(),
+        headers: headers.into_iter().collect(),
+        path: path.to_owned(),
+        host: "gw.example:443".to_owned(),
+    };
+    let address = SocketAddress {
+        address: "10.1.2.3".to_owned(),
+    };
+    let extensions = model.map(|model| ("model".to_owned(), model.to_owned()));
+    CheckRequest {
+        attributes: Some(AttributeContext {
+            source: Some(Peer {
+                address: Some(Address {
+                    socket_address: Some(address),
+                }),
+            }),
+            destination: None,
+            request: Some(AttributeRequest { http: Some(http) }),
+            context_extensions: extensions.into_iter().collect(),
+        }),
+    }
+}
+
+#[tokio::test]
+async fn envoy_asks_for_authorization() {
+    let server = serve().await;
+    let channel = connect(&server).await;
+    let ask = async |request: CheckRequest| -> CheckResponse {
+        call(&channel, super::authz::CHECK, request).await.unwrap()
+    };
+    let path = "/v1/chat/completions?x=1";
+    let allowed = ask(check_of("a", Some("m"), path)).await;
+    assert_eq!(allowed.status.unwrap().code, 0, "allowed");
+    let headers = allowed.ok_response.unwrap().response_headers_to_add;
+    let headers: Vec<_> = headers
+        .into_iter()
+        .filter_map(|option| option.header)
+        .collect();
+    assert!(
+        headers
+            .iter()
+            .any(|h| h.key == "x-ratelimit-remaining" && h.value == "0"),
+        "{headers:?}"
+    );
+    let denied = ask(check_of("a", Some("m"), path)).await;
+    assert_eq!(denied.status.unwrap().code, 8, "denied");
+    let response = denied.denied_response.unwrap();
+    assert_eq!(response.status.unwrap().code, 403, "the policy's status");
+    let body: serde_json::Value = serde_json::from_str(&response.body).unwrap();
+    assert_eq!(
+        (&body["policy"], &body["limit"]),
+        (&"tier".into(), &"pace".into()),
+        "{body}"
+    );
+    let fields = denied.dynamic_metadata.unwrap().fields;
+    assert_eq!(fields["outcome"], Value::text("deny"));
+    assert_eq!(fields["remaining"], Value::text("0"));
+    // Others by who asks, and requests that no policy matches, go on.
+    for (app, model, path) in [
+        ("b", Some("m"), path),
+        ("a", Some("other"), path),
+        ("a", None, path),
+        ("a", Some("m"), "/v1/models"),
+    ] {
+        let answer = ask(check_of(app, model, path)).await;
+        assert_eq!(answer.status.unwrap().code, 0, "{app} {model:?} {path}");
+    }
+    assert_eq!(
+        ask(CheckRequest::default()).await.status.unwrap().code,
+        0,
+        "nothing is known"
+    );
+    // A status that Envoy does not know is told as 429.
+    let odd = ask(check_of("odd", None, "/"))
+        .await
+        .denied_response
+        .unwrap();
+    assert_eq!(odd.status.unwrap().code, 429);
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@
 //! (<https://github.com/envoyproxy/data-plane-api>). Invariant: unknown fields are skipped, as
 //! protobuf has it. Deliberately absent: what the messages mean, and fields that nobody here uses.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// May this go, by these descriptors?
 #[derive(Clone, PartialEq, prost::Message)]
@@ -175,3 +175,125 @@ impl Value {
         }
     }
 }
+
+/// May this request go, by who sends it?
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct CheckRequest {
+    #[prost(message, optional, tag = "1")]
+    pub(crate) attributes: Option<AttributeContext>,
+}
+
+/// What Envoy tells of a request.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct AttributeContext {
+    #[prost(message, optional, tag = "1")]
+    pub(crate) source: Option<Peer>,
+    #[prost(message, optional, tag = "2")]
+    pub(crate) destination: Option<Peer>,
+    #[prost(message, optional, tag = "4")]
+    pub(crate) request: Option<AttributeRequest>,
+    /// What Envoy's configuration says of the route; clients cannot write it.
+    #[prost(hash_map = "string, string", tag = "10")]
+    pub(crate) context_extensions: HashMap<String, String>,
+}
+
+/// One end of a connection.
+#[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
+pub(crate) struct Peer {
+    #[prost(message, optional, tag = "1")]
+    pub(crate) address: Option<Address>,
+}
+
+/// `envoy.config.core.v3.Address`.
+#[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
+pub(crate) struct Address {
+    #[prost(message, optional, tag = "1")]
+    pub(crate) socket_address: Option<SocketAddress>,
+}
+
+/// `envoy.config.core.v3.SocketAddress`.
+#[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
+pub(crate) struct SocketAddress {
+    #[prost(string, tag = "2")]
+    pub(crate) address: String,
+}
+
+/// The request within the attributes.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct AttributeRequest {
+    #[prost(message, optional, tag = "2")]
+    pub(crate) http: Option<HttpRequest>,
+}
+
+/// The request of HTTP.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct HttpRequest {
+    #[prost(string, tag = "2")]
+    pub(crate) method: String,
+    /// By lower-case name; repeated ones joined.
+    #[prost(hash_map = "string, string", tag = "3")]
+    pub(crate) headers: HashMap<String, String>,
+    #[prost(string, tag = "4")]
+    pub(crate) path: String,
+    #[prost(string, tag = "5")]
+    pub(crate) host: String,
+}
+
+/// The answer to a check.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct CheckResponse {
+    #[prost(message, optional, tag = "1")]
+    pub(crate) status: Option<RpcStatus>,
+    #[prost(message, optional, tag = "2")]
+    pub(crate) denied_response: Option<DeniedResponse>,
+    #[prost(message, optional, tag = "3")]
+    pub(crate) ok_response: Option<OkResponse>,
+    #[prost(message, optional, tag = "4")]
+    pub(crate) dynamic_metadata: Option<Struct>,
+}
+
+/// `google.rpc.Status`; 0 allows.
+#[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
+pub(crate) struct RpcStatus {
+    #[prost(int32, tag = "1")]
+    pub(crate) code: i32,
+    #[prost(string, tag = "2")]
+    pub(crate) message: String,
+}
+
+/// What the client is answered instead.
+#[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
+pub(crate) struct DeniedResponse {
+    #[prost(message, optional, tag = "1")]
+    pub(crate) status: Option<HttpStatus>,
+    #[prost(message, repeated, tag = "2")]
+    pub(crate) headers: Vec<HeaderValueOption>,
+    #[prost(string, tag = "3")]
+    pub(crate) body: String,
+}
+
+/// `envoy.type.v3.HttpStatus`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, prost::Message)]
+pub(crate) struct HttpStatus {
+    #[prost(int32, tag = "1")]
+    pub(crate) code: i32,
+}
+
+/// What is added to an allowed request's answer.
+#[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
+pub(crate) struct OkResponse {
+    #[prost(message, repeated, tag = "6")]
+    pub(crate) response_headers_to_add: Vec<HeaderValueOption>,
+}
+
+/// `envoy.config.core.v3.HeaderValueOption`.
+#[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
+pub(crate) struct HeaderValueOption {
+    #[prost(message, optional, tag = "1")]
+    pub(crate) header: Option<HeaderValue>,
+    #[prost(int32, tag = "3")]
+    pub(crate) append_action: i32,
+}
+
+/// The action by which a header replaces one of its name.
+pub(crate) const OVERWRITE_OR_ADD: i32 = 2;

@@ -40,7 +40,7 @@ const BUCKETS_MAX: u64 = 100_000;
 
 /// Why `RATE_LIMIT_CONFIG` cannot be used; the process does not start, and its person mends it.
 #[derive(Debug, thiserror::Error)]
-pub enum AsmError {
+pub(crate) enum AsmError {
     /// Not a JSON array of rules.
     #[error("is no JSON array of ASM's rules: {0}")]
     Json(#[from] serde_json::Error),
@@ -92,7 +92,7 @@ struct Bucket {
 
 /// The service.
 #[derive(Debug)]
-pub struct Asm {
+pub(crate) struct Asm {
     rules: Vec<Rule>,
     buckets: Cache<String, Arc<Mutex<Bucket>>>,
 }
@@ -103,7 +103,7 @@ impl Asm {
     /// # Errors
     ///
     /// Each case of [`AsmError`].
-    pub fn new(config: &str) -> Result<Self, AsmError> {
+    pub(crate) fn new(config: &str) -> Result<Self, AsmError> {
         let written: Vec<WrittenRule> = serde_json::from_str(config)?;
         let mut rules = Vec::with_capacity(written.len());
         for (index, rule) in written.into_iter().enumerate() {
@@ -218,7 +218,7 @@ impl Answering {
 }
 
 /// Returns the two routes; any method is taken, as there.
-pub fn routes(asm: Arc<Asm>, clock: Arc<dyn Clock>) -> Router {
+pub(crate) fn routes(asm: Arc<Asm>, clock: Arc<dyn Clock>) -> Router {
     Router::new()
         .route("/ratelimit", any(check))
         .route("/update_ratelimit_record", any(record))

@@ -32,18 +32,18 @@ pub(super) fn below(path: &str) -> Option<&str> {
 
 /// The headers that say who asks.
 #[derive(Debug)]
-pub(super) struct Identity {
-    tenant: Option<HeaderName>,
-    app: Option<HeaderName>,
-    user: Option<HeaderName>,
-    session: Option<HeaderName>,
-    model: Option<HeaderName>,
-    provider: Option<HeaderName>,
-    route: Option<HeaderName>,
+pub(crate) struct Identity {
+    pub(crate) tenant: Option<HeaderName>,
+    pub(crate) app: Option<HeaderName>,
+    pub(crate) user: Option<HeaderName>,
+    pub(crate) session: Option<HeaderName>,
+    pub(crate) model: Option<HeaderName>,
+    pub(crate) provider: Option<HeaderName>,
+    pub(crate) route: Option<HeaderName>,
 }
 
 impl Identity {
-    pub(super) fn new(config: &AuthorizeConfig) -> Self {
+    pub(crate) fn new(config: &AuthorizeConfig) -> Self {
         // The settings were checked: each is a name.
         let name = |name: &Option<String>| {
             let name = name.as_deref()?;
@@ -153,7 +153,7 @@ fn refusal(shared: &Shared, answer: &Answer, ask: &Ask<'_>) -> Response<Full<Byt
 }
 
 /// Returns the path of a URI: without scheme and host, query and fragment.
-fn path_of(uri: &str) -> &str {
+pub(crate) fn path_of(uri: &str) -> &str {
     let behind = uri.split_once("://").map_or(uri, |(_, rest)| {
         rest.find('/')
             .and_then(|slash| rest.get(slash..))
@@ -163,7 +163,7 @@ fn path_of(uri: &str) -> &str {
 }
 
 /// Returns the host without its port; an address of IPv6 stands in brackets.
-fn without_port(host: &str) -> &str {
+pub(crate) fn without_port(host: &str) -> &str {
     match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((address, _)) => address,
         None => host.rsplit_once(':').map_or(host, |(name, _)| name),

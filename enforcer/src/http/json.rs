@@ -43,7 +43,7 @@ impl fmt::Debug for Answering {
 }
 
 /// Returns the routes; any method is taken, as there.
-pub fn routes(rls: Arc<Rls>, readiness: Readiness, clock: Arc<dyn Clock>) -> Router {
+pub(crate) fn routes(rls: Arc<Rls>, readiness: Readiness, clock: Arc<dyn Clock>) -> Router {
     Router::new()
         .route("/json", any(answer))
         .layer(DefaultBodyLimit::max(BODY_MAX))

@@ -73,6 +73,6 @@ impl IntoResponse for Problem {
 }
 
 /// Writes JSON; our own types always can be.
-pub(super) fn json(value: &impl Serialize) -> Vec<u8> {
+pub(crate) fn json(value: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(value).unwrap_or_default()
 }

@@ -15,16 +15,16 @@ use crate::grpc::wire::{Kind, Struct, Value};
 
 /// One file of rules.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RuleFile {
+pub(crate) struct RuleFile {
     /// Its path, for errors.
-    pub path: String,
+    pub(crate) path: String,
     /// What it says.
-    pub text: String,
+    pub(crate) text: String,
 }
 
 /// What several files with one domain mean.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OneDomain {
+pub(crate) enum OneDomain {
     /// A mistake: the set is refused (that service's default).
     Refused,
     /// All their descriptors together (its `MERGE_DOMAIN_CONFIG`).
@@ -35,22 +35,22 @@ pub enum OneDomain {
 /// names.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{path}:{line}: {problem}")]
-pub struct RulesError {
+pub(crate) struct RulesError {
     /// The file.
-    pub path: String,
+    pub(crate) path: String,
     /// The line, from 1.
-    pub line: usize,
+    pub(crate) line: usize,
     /// What is wrong.
-    pub problem: String,
+    pub(crate) problem: String,
 }
 
 /// Rules, and what is odd about their files.
 #[derive(Debug, Default)]
-pub struct LoadedRules {
+pub(crate) struct LoadedRules {
     /// The rules.
-    pub rules: Rules,
+    pub(crate) rules: Rules,
     /// Sentences with file and line, in order: keys that have no effect where they stand.
-    pub warnings: Vec<String>,
+    pub(crate) warnings: Vec<String>,
 }
 
 /// Reads files, in order.
@@ -58,7 +58,7 @@ pub struct LoadedRules {
 /// # Errors
 ///
 /// [`RulesError`]: the first thing that is wrong.
-pub fn load(files: &[RuleFile], one_domain: OneDomain) -> Result<LoadedRules, RulesError> {
+pub(crate) fn load(files: &[RuleFile], one_domain: OneDomain) -> Result<LoadedRules, RulesError> {
     let mut loaded = LoadedRules::default();
     for file in files {
         let mut reader = Reader::default();

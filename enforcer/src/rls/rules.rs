@@ -232,7 +232,7 @@ pub(crate) struct Met<'r> {
 
 /// All domains' rules.
 #[derive(Debug, Default)]
-pub struct Rules {
+pub(crate) struct Rules {
     pub(super) domains: HashMap<Box<str>, Level, foldhash::fast::RandomState>,
 }
 

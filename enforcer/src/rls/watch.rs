@@ -12,7 +12,7 @@ use super::load::{LoadedRules, OneDomain, RuleFile, RulesError, load};
 
 /// Why files are no rules.
 #[derive(Debug, thiserror::Error)]
-pub enum WatchError {
+pub(crate) enum WatchError {
     /// A file that is named without `*` is not there, or cannot be read; the person who set it mends
     /// the path or the permissions.
     #[error("the file of rules {} cannot be read; create it, or take it out of enforcer.rls.files", path.display())]
@@ -30,32 +30,50 @@ pub enum WatchError {
 
 /// The files that settings name, and what they said last.
 #[derive(Debug)]
-pub struct Watch {
+pub(crate) struct Watch {
     base: PathBuf,
     patterns: Vec<String>,
     one_domain: OneDomain,
     seen: Option<Vec<RuleFile>>,
+    /// What could not be read the last time, and why.
+    unread: Option<(PathBuf, io::ErrorKind)>,
 }
 
 impl Watch {
     /// Follows files below `base`, by patterns with `*` in names.
-    pub const fn new(base: PathBuf, patterns: Vec<String>, one_domain: OneDomain) -> Self {
+    pub(crate) const fn new(base: PathBuf, patterns: Vec<String>, one_domain: OneDomain) -> Self {
         Self {
             base,
             patterns,
             one_domain,
             seen: None,
+            unread: None,
         }
+    }
+
+    /// Says whether no files are named, so that there is nothing to follow.
+    pub(crate) const fn is_idle(&self) -> bool {
+        self.patterns.is_empty()
     }
 
     /// Reads the files; `None` where they say what they said the last time, good or bad.
     ///
     /// # Errors
     ///
-    /// Each case of [`WatchError`]; what is in force stays. The same wrong files are told of once, but a
-    /// file that cannot be read each time.
-    pub fn poll(&mut self) -> Result<Option<LoadedRules>, WatchError> {
-        let files = self.read()?;
+    /// Each case of [`WatchError`]; what is in force stays. The same trouble is told of once.
+    pub(crate) fn poll(&mut self) -> Result<Option<LoadedRules>, WatchError> {
+        let files = match self.read() {
+            Ok(files) => files,
+            Err((path, source)) => {
+                let trouble = Some((path.clone(), source.kind()));
+                if self.unread == trouble {
+                    return Ok(None);
+                }
+                self.unread = trouble;
+                return Err(WatchError::Read { path, source });
+            }
+        };
+        self.unread = None;
         if self.seen.as_ref() == Some(&files) {
             return Ok(None);
         }
@@ -64,7 +82,7 @@ impl Watch {
         Ok(Some(loaded?))
     }
 
-    fn read(&self) -> Result<Vec<RuleFile>, WatchError> {
+    fn read(&self) -> Result<Vec<RuleFile>, (PathBuf, io::Error)> {
         let mut read: Vec<RuleFile> = Vec::new();
         for pattern in &self.patterns {
             let mut found = files::expand(&self.base, Path::new(pattern));
@@ -79,7 +97,7 @@ impl Watch {
                 }
                 match std::fs::read_to_string(&file) {
                     Ok(text) => read.push(RuleFile { path, text }),
-                    Err(source) => return Err(WatchError::Read { path: file, source }),
+                    Err(source) => return Err((file, source)),
                 }
             }
         }

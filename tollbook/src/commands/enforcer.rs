@@ -3,7 +3,7 @@
 //! Invariant: a start that fails is one line, and nothing is decided before the policies were read.
 
 use ::enforcer::{EnforcerError, EnforcerSettings};
-use service::config::Path;
+use service::config::{Environment, Path};
 use service::telemetry::{Metrics, Telemetry};
 use service::{Exit, Failure, Readiness, Shutdown};
 
@@ -21,8 +21,11 @@ pub(super) async fn run(settings: &Settings, telemetry: Telemetry) -> Result<Exi
     // Before anything counts, since what was counted before is lost.
     let metrics = Metrics::start().map_err(|error| Failure::unexpected(error.to_string()))?;
     let readiness = Readiness::new();
+    let environment = Environment::of_process();
     let settings_of_enforcer = EnforcerSettings {
         config,
+        base: settings.base(),
+        asm_config: environment.get("RATE_LIMIT_CONFIG").map(str::to_owned),
         policies,
         metrics,
     };
@@ -42,7 +45,7 @@ pub(super) async fn run(settings: &Settings, telemetry: Telemetry) -> Result<Exi
 fn of_enforcer(settings: &Settings, error: EnforcerError) -> Failure {
     match error {
         EnforcerError::Setting { key, problem } => {
-            let path = Path::of_keys("enforcer").key(key);
+            let path = Path::of_keys(&format!("enforcer.{key}"));
             failure::of_config(&settings.refuse(&path, &problem))
         }
         EnforcerError::Failed(failure) => failure,

@@ -296,4 +296,5 @@ fn files_are_followed_and_a_bad_set_is_told_once() {
             .to_string()
             .contains("cannot be read")
     );
+    assert!(missing.poll().unwrap().is_none(), "told once");
 }
