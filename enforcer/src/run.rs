@@ -215,3 +215,6 @@ fn keep_house(engine: Arc<Engine>, clock: Arc<dyn Clock>, tasks: &Tasks) {
         }
     });
 }
+
+#[cfg(test)]
+mod tests;
