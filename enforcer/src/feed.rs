@@ -36,7 +36,7 @@ use service::health::Readiness;
 use service::tasks::TaskResult;
 use service::{Exit, Failure, Shutdown, Tasks};
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 
 use self::balances::KafkaFeed;
 use self::exchange::Exchange;
@@ -49,7 +49,6 @@ use crate::engine::{Engine, PoliciesInForce};
 use crate::observe::{self as tell, feed as observe};
 use crate::policies;
 
-pub use self::exchange::new_replica;
 pub use self::kafka::FeedKafka;
 
 /// How far back frames are read at a start, in ms: what the exchange keeps.
@@ -60,12 +59,6 @@ const MARGIN_MS: i64 = 2 * 60 * 1_000;
 
 /// How often it is tried to make missing topics.
 const TOPICS_REST: Duration = Duration::from_secs(2);
-
-/// How often it is told how old each source is.
-const TELL: Duration = Duration::from_secs(1);
-
-/// How often counters that no longer count are forgotten.
-const PRUNE: Duration = Duration::from_secs(5);
 
 /// What the feed needs to know.
 #[derive(Debug, Clone)]
@@ -225,23 +218,9 @@ impl Chores {
                 tokio::join!(polling, policies, writing);
             }
         };
-        let tidying = tidy(shared, shutdown);
-        tokio::join!(ready, sending, topics, asking, tidying);
+        tokio::join!(ready, sending, topics, asking);
         // A service must not end before the shutdown, also where it has nothing to do.
         shutdown.requested().await;
-    }
-}
-
-/// Forgets what no longer counts, and tells how old the rest is.
-async fn tidy(shared: &Shared, shutdown: &Shutdown) {
-    let mut pruned = Instant::now();
-    while shutdown.unless_requested(sleep(TELL)).await.is_some() {
-        tell::staleness(shared.engine.sources(), now());
-        if pruned.elapsed() >= PRUNE {
-            pruned = Instant::now();
-            shared.engine.prune(now());
-            tell::counters(shared.engine.counters().count());
-        }
     }
 }
 

@@ -8,11 +8,13 @@
 pub mod config;
 pub mod counters;
 pub mod engine;
+pub mod feed;
 pub mod run;
 
 mod grpc;
 mod http;
 mod observe;
+mod policies;
 mod rls;
 
 #[cfg(test)]

@@ -3,6 +3,8 @@
 //! Invariant: no other file of this room names a metric. Labels come from enums only: never an
 //! application, a model or an id.
 
+pub(crate) mod feed;
+
 use domain::decision::Outcome;
 use domain::time::UnixMs;
 use metrics::{Counter, counter, gauge};

@@ -22,6 +22,7 @@ use uuid::Uuid;
 
 use crate::config::EnforcerConfig;
 use crate::engine::{Engine, PoliciesInForce, Source};
+use crate::feed::{self, FeedSettings};
 use crate::http::Http;
 use crate::observe;
 
@@ -44,6 +45,8 @@ pub struct EnforcerSettings {
     pub asm_config: Option<String>,
     /// The policies of the files.
     pub policies: CompiledSet,
+    /// How to reach the other replicas, the log and Postgres.
+    pub feed: FeedSettings,
     /// The registry that `/metrics` shows.
     pub metrics: Metrics,
 }
@@ -103,12 +106,14 @@ pub(crate) fn begin(
         base,
         asm_config,
         policies,
+        feed,
         metrics,
     } = settings;
     config.asm.config = asm_config.or(config.asm.config);
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let kept = usize::try_from(config.denials_kept).unwrap_or(usize::MAX);
-    let engine = Arc::new(Engine::new(replica(), kept));
+    let replica = replica();
+    let engine = Arc::new(Engine::new(replica, kept));
     let limits = policies.limits().count();
     observe::in_force(policies.policies().len(), limits);
     let protocols = Protocols::new(&engine, &config, base)?;
@@ -149,8 +154,8 @@ pub(crate) fn begin(
     })?;
     protocols.follow(tasks);
     keep_house(engine.clone(), clock, tasks);
+    feed::start(&engine, replica, feed, readiness, tasks).map_err(EnforcerError::Failed)?;
     tracing::info!(http.address = %addresses.http, grpc.address = %addresses.grpc, "decisions are served");
-    readiness.ready();
     Ok((engine, addresses))
 }
 

@@ -68,6 +68,9 @@ pub struct KafkaConfig {
     /// The topic that tells enforcers of accounts; compacted, and made where it is missing. Other
     /// installations that share a broker must have other topics.
     pub balances_topic: String,
+    /// The topic by which enforcers tell each other what they count; made where it is missing. Other
+    /// installations must have another one.
+    pub exchange_topic: String,
     /// Further properties, passed on to librdkafka as they are (`security.protocol`, `sasl.*`, …).
     pub properties: BTreeMap<String, String>,
 }
@@ -78,6 +81,7 @@ impl Default for KafkaConfig {
             brokers: "127.0.0.1:9092".to_owned(),
             group: GROUP.to_owned(),
             balances_topic: "tollbook.balances".to_owned(),
+            exchange_topic: "tollbook.exchange".to_owned(),
             properties: BTreeMap::new(),
         }
     }

@@ -14,6 +14,7 @@ mod oracle;
 mod prices;
 mod proxy;
 mod reader;
+mod replicas;
 mod reprice;
 mod servers;
 mod store_read;
@@ -29,6 +30,7 @@ pub(crate) fn all() -> Vec<Test> {
         log::TESTS,
         kill::TESTS,
         limits::TESTS,
+        replicas::TESTS,
         verify::TESTS,
         reader::TESTS,
         messages::TESTS,

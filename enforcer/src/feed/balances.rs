@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rdkafka::error::KafkaError;
 
-use super::kafka::{BALANCES, EXCHANGE, FeedKafka, Read, TopicReader};
+use super::kafka::{FeedKafka, Read, TopicReader};
 use super::merge::{BalanceFeed, Told, Topic, tell_frame, told_by_record};
 use super::{EXCHANGE_BACK_MS, Shared, now};
 
@@ -34,8 +34,8 @@ impl KafkaFeed {
         shared: &Arc<Shared>,
     ) -> Result<Self, KafkaError> {
         let name = match topic {
-            Topic::Balances => BALANCES,
-            Topic::Exchange => EXCHANGE,
+            Topic::Balances => &kafka.balances,
+            Topic::Exchange => &kafka.exchange,
         };
         Ok(Self {
             topic,

@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use domain::account::{Message, Origin, ReplicaId};
+use domain::account::{Message, Origin};
 use domain::feed::{Balance, BalanceKey, Entry, Frame};
 use foldhash::fast::RandomState;
 use parking_lot::Mutex;
@@ -21,7 +21,7 @@ use rdkafka::{ClientContext, config::RDKafkaLogLevel};
 use service::Shutdown;
 use tokio::time::{Instant, sleep};
 
-use super::kafka::{BALANCES, EXCHANGE, FeedKafka, Telling};
+use super::kafka::{FeedKafka, Telling};
 use super::own::{Name, Way};
 use super::{Shared, now};
 use crate::observe::feed as observe;
@@ -85,6 +85,7 @@ impl ProducerContext for Sending {
 /// Sends what this replica counts.
 pub(super) struct Exchange {
     shared: Arc<Shared>,
+    topics: FeedKafka,
     producer: BaseProducer<Sending>,
     landed: Arc<Landed>,
     frames: usize,
@@ -100,6 +101,7 @@ impl Exchange {
         let context = Sending(Arc::clone(&landed));
         Ok(Self {
             shared: Arc::clone(shared),
+            topics: kafka.clone(),
             producer: BaseProducer::from_config_and_context(&kafka.sender(), context)?,
             landed,
             frames: 0,
@@ -218,7 +220,7 @@ impl Exchange {
         };
         let value = frame.to_bytes();
         let flight = Box::new(Flight::Frame(names));
-        let record = BaseRecord::<[u8], [u8], _>::with_opaque_to(EXCHANGE, flight)
+        let record = BaseRecord::<[u8], [u8], _>::with_opaque_to(&self.topics.exchange, flight)
             .partition(partition)
             .payload(&value);
         match self.producer.send(record) {
@@ -277,7 +279,8 @@ impl Exchange {
         };
         let key = key.to_bytes();
         let mut record =
-            BaseRecord::<[u8], [u8], _>::with_opaque_to(BALANCES, Box::new(flight)).key(&key);
+            BaseRecord::<[u8], [u8], _>::with_opaque_to(&self.topics.balances, Box::new(flight))
+                .key(&key);
         if let Some(value) = value {
             record = record.payload(value);
         }
@@ -330,17 +333,9 @@ fn bytes_max(message: &Message) -> usize {
         .saturating_add(included.saturating_mul(31))
 }
 
-/// Draws the identity of this start: no two starts share one.
-#[must_use]
-pub fn new_replica() -> ReplicaId {
-    let (high, low) = uuid::Uuid::now_v7().as_u64_pair();
-    // The low half is random but for two bits, the high one begins with the time.
-    ReplicaId(high.rotate_left(20) ^ low)
-}
-
 #[cfg(test)]
 mod tests {
-    use domain::account::{OriginUse, Revision, SlotSum};
+    use domain::account::{OriginUse, ReplicaId, Revision, SlotSum};
     use domain::hash::Hash128;
     use domain::policy::CounterKey;
     use domain::policy::model::LimitId;

@@ -20,12 +20,6 @@ use tokio::time::Instant;
 
 use crate::observe::feed as observe;
 
-/// Where accounts and marks are told.
-pub(crate) const BALANCES: &str = "tollbook.balances";
-
-/// Where replicas tell each other what they count.
-pub(crate) const EXCHANGE: &str = "tollbook.exchange";
-
 /// How long one question to the broker may take.
 const ASK_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -43,6 +37,10 @@ const RECORDS_MAX: usize = 1_000;
 pub struct FeedKafka {
     /// Comma-separated `host:port` of one or more brokers.
     pub brokers: String,
+    /// The topic where accounts and marks are told.
+    pub balances: String,
+    /// The topic where replicas tell each other what they count.
+    pub exchange: String,
     /// Further properties, passed on to librdkafka as they are.
     pub properties: BTreeMap<String, String>,
 }
@@ -122,14 +120,14 @@ impl FeedKafka {
     pub(super) async fn make_topics(&self) -> Result<(), KafkaError> {
         let config = self.base();
         let admin = AdminClient::from_config_and_context(&config, Telling)?;
-        // One partition each: every replica reads all of it, and a mark per chain goes to each. Nobody
-        // needs what is older than the longest window under an hour (balances), or than a snapshot takes
-        // to follow a frame (exchange).
-        let balances = NewTopic::new(BALANCES, 4, TopicReplication::Fixed(-1))
+        // Few partitions: every replica reads all of them, and each gets a mark per chain. Nobody needs
+        // what is older than the longest window under an hour (balances, which ingest makes alike), or
+        // than a snapshot takes to follow a frame (exchange).
+        let balances = NewTopic::new(&self.balances, 4, TopicReplication::Fixed(-1))
             .set("cleanup.policy", "compact,delete")
             .set("retention.ms", "86400000")
-            .set("segment.ms", "600000");
-        let exchange = NewTopic::new(EXCHANGE, 1, TopicReplication::Fixed(-1))
+            .set("segment.ms", "3600000");
+        let exchange = NewTopic::new(&self.exchange, 1, TopicReplication::Fixed(-1))
             .set("cleanup.policy", "delete")
             .set("retention.ms", "600000")
             .set("segment.ms", "120000");
@@ -168,7 +166,7 @@ pub(super) enum Read<'r> {
 /// Reads all partitions of a topic from some time before it begins.
 pub(super) struct TopicReader {
     consumer: BaseConsumer<Telling>,
-    topic: &'static str,
+    topic: String,
     /// How far before the present it begins, in ms.
     back_ms: i64,
     /// Per partition, the offset that comes next and the end that was there at the beginning; empty
@@ -185,11 +183,11 @@ struct Place {
 }
 
 impl TopicReader {
-    pub(super) fn new(kafka: &FeedKafka, topic: &'static str) -> Result<Self, KafkaError> {
+    pub(super) fn new(kafka: &FeedKafka, topic: &str) -> Result<Self, KafkaError> {
         let consumer = BaseConsumer::from_config_and_context(&kafka.reader(), Telling)?;
         Ok(Self {
             consumer,
-            topic,
+            topic: topic.to_owned(),
             back_ms: 0,
             places: HashMap::new(),
             is_caught_up: false,
@@ -213,11 +211,11 @@ impl TopicReader {
                     self.is_caught_up = false;
                     self.looked = Instant::now();
                     let partitions = self.places.len();
-                    observe::begins(self.topic, partitions);
+                    observe::begins(&self.topic, partitions);
                     take(Read::Begins { partitions });
                 }
                 Err(error) => {
-                    observe::cannot_begin(self.topic, &error);
+                    observe::cannot_begin(&self.topic, &error);
                     // Also serves librdkafka's callbacks.
                     drop(self.consumer.poll(REST));
                     return;
@@ -248,11 +246,11 @@ impl TopicReader {
                 }
                 Err(error) => {
                     if is_lost(&error) {
-                        observe::lost(self.topic, &error);
+                        observe::lost(&self.topic, &error);
                         self.places.clear();
                         return;
                     }
-                    observe::broker_trouble(&error, self.topic);
+                    observe::broker_trouble(&error, &self.topic);
                 }
             }
         }
@@ -273,14 +271,14 @@ impl TopicReader {
         match self.partitions() {
             Ok(partitions) if partitions.len() == self.places.len() => {}
             Ok(_) => self.places.clear(),
-            Err(error) => observe::broker_trouble(&error, self.topic),
+            Err(error) => observe::broker_trouble(&error, &self.topic),
         }
     }
 
     fn partitions(&self) -> Result<Vec<i32>, KafkaError> {
         let metadata = self
             .consumer
-            .fetch_metadata(Some(self.topic), ASK_TIMEOUT)?;
+            .fetch_metadata(Some(&self.topic), ASK_TIMEOUT)?;
         let found = metadata
             .topics()
             .iter()
@@ -302,11 +300,11 @@ impl TopicReader {
         for partition in self.partitions()? {
             let range = self
                 .consumer
-                .fetch_watermarks(self.topic, partition, ASK_TIMEOUT);
+                .fetch_watermarks(&self.topic, partition, ASK_TIMEOUT);
             let (next, end) = range?;
             places.insert(partition, Place { next, end });
             let time = Offset::Offset(since.get());
-            asked.add_partition_offset(self.topic, partition, time)?;
+            asked.add_partition_offset(&self.topic, partition, time)?;
         }
         let found = self.consumer.offsets_for_times(asked, ASK_TIMEOUT)?;
         let mut assigned = TopicPartitionList::new();
@@ -321,7 +319,7 @@ impl TopicReader {
                 _ => place.end,
             };
             let next = Offset::Offset(place.next);
-            assigned.add_partition_offset(self.topic, element.partition(), next)?;
+            assigned.add_partition_offset(&self.topic, element.partition(), next)?;
         }
         self.consumer.assign(&assigned)?;
         Ok(places)

@@ -93,9 +93,9 @@ impl PostgresFeed {
         }
         self.limits_seen = changes;
         self.known = parts_of(&accounts);
-        let chains = standings_of(&accounts);
+        let (chains, at) = (standings_of(&accounts), accounts.at);
         told.extend(accounts.accounts.into_iter().map(told_by_account));
-        told.push(Told::Snapshot(beginning, chains, asked));
+        told.push(Told::Snapshot(beginning, chains, at));
         self.shared.engine.sources().note(Source::Postgres, asked);
         Some(())
     }

@@ -23,7 +23,7 @@ pub(crate) fn refused(error: FeedError) {
 }
 
 /// Tells that a topic is read from a new place.
-pub(crate) fn begins(topic: &'static str, partitions: usize) {
+pub(crate) fn begins(topic: &str, partitions: usize) {
     tracing::info!(
         kafka.topic = topic,
         kafka.partitions = partitions,
@@ -32,14 +32,14 @@ pub(crate) fn begins(topic: &'static str, partitions: usize) {
 }
 
 /// Tells that a topic cannot be read yet.
-pub(crate) fn cannot_begin(topic: &'static str, error: &KafkaError) {
-    counter!("tollbook_enforcer_feed_failures_total", "topic" => topic).increment(1);
+pub(crate) fn cannot_begin(topic: &str, error: &KafkaError) {
+    counter!("tollbook_enforcer_feed_failures_total", "topic" => topic.to_owned()).increment(1);
     tracing::debug!(kafka.topic = topic, error.text = %error, "cannot read the feed yet; trying again");
 }
 
 /// Tells that the place that was read is gone.
-pub(crate) fn lost(topic: &'static str, error: &KafkaError) {
-    counter!("tollbook_enforcer_feed_lost_total", "topic" => topic).increment(1);
+pub(crate) fn lost(topic: &str, error: &KafkaError) {
+    counter!("tollbook_enforcer_feed_lost_total", "topic" => topic.to_owned()).increment(1);
     tracing::warn!(kafka.topic = topic, error.text = %error,
         "the log no longer holds what comes next; reads on from a later place and asks Postgres");
 }

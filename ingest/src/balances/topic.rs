@@ -150,7 +150,10 @@ async fn create(kafka: &KafkaConfig, name: &str) -> Result<(), LogError> {
     let admin: AdminClient<DefaultClientContext> =
         config.create().map_err(LogError::BadSettings)?;
     let topic = NewTopic::new(name, PARTITIONS, TopicReplication::Fixed(-1))
-        .set("cleanup.policy", "compact")
+        // What is older than a day no reader asks for, but a replica's counts stay without an owner when
+        // it is gone.
+        .set("cleanup.policy", "compact,delete")
+        .set("retention.ms", "86400000")
         .set("segment.ms", "3600000");
     let options = AdminOptions::new().operation_timeout(Some(ASK_TIMEOUT));
     let made = admin.create_topics([&topic], &options).await;

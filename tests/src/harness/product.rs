@@ -88,10 +88,16 @@ impl Config {
         format!("balances-{database}")
     }
 
+    /// Returns the topic that enforcers tell each other by: one for each database.
+    #[must_use]
+    pub fn exchange_topic(&self) -> String {
+        self.balances_topic().replacen("balances", "exchange", 1)
+    }
+
     fn text(&self) -> String {
         let mut text = format!(
             "[database]\nurl = \"{}\"\n\n[kafka]\nbrokers = \"{}\"\ngroup = \"{}\"\n\
-             balances_topic = \"{}\"\n\
+             balances_topic = \"{}\"\nexchange_topic = \"{}\"\n\
              properties.\"session.timeout.ms\" = \"{}\"\n\
              properties.\"heartbeat.interval.ms\" = \"500\"\n\
              properties.\"reconnect.backoff.max.ms\" = \"500\"\n\n\
@@ -100,6 +106,7 @@ impl Config {
             self.brokers,
             self.group,
             self.balances_topic(),
+            self.exchange_topic(),
             self.session_timeout_ms,
             self.ingest
         );

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use self::accounts::{assert_equal, assert_fed, config_with, differences, file, policies};
+use self::accounts::{assert_equal, assert_fed, config_with, differences, policies};
 use crate::harness::load::{Load, Random, seed};
 use crate::harness::product::{Config, drain};
 use crate::harness::runner::Test;
@@ -17,7 +17,7 @@ use crate::harness::world::{FOLD, World};
 use crate::test;
 
 pub(super) use self::accounts::{
-    assert_equal as assert_accounts_equal, config_with as with_policies,
+    assert_equal as assert_accounts_equal, config_with as with_policies, file,
 };
 
 pub(super) const TESTS: &[Test] = &[
