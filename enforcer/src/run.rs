@@ -117,9 +117,10 @@ pub(crate) fn begin(
     let limits = policies.limits().count();
     observe::in_force(policies.policies().len(), limits);
     let protocols = Protocols::new(&engine, &config, base)?;
+    let beside = protocols.limits();
     engine.swap(PoliciesInForce {
         set: policies,
-        others: protocols.limits(),
+        others: beside.clone(),
         ..PoliciesInForce::default()
     });
     engine.sources().note(Source::Policies, now(&*clock));
@@ -154,6 +155,7 @@ pub(crate) fn begin(
     })?;
     protocols.follow(tasks);
     keep_house(engine.clone(), clock, tasks);
+    let feed = FeedSettings { others: beside, ..feed };
     feed::start(&engine, replica, feed, readiness, tasks).map_err(EnforcerError::Failed)?;
     tracing::info!(http.address = %addresses.http, grpc.address = %addresses.grpc, "decisions are served");
     Ok((engine, addresses))

@@ -82,7 +82,7 @@ pub(crate) fn compile(
 
 /// Reads and compiles the configured files; a fault refuses the configuration.
 pub(crate) fn configured(settings: &Settings) -> Result<PolicyFiles, Failure> {
-    let files = read(&self::files(settings)?)?;
+    let files = read(&files(settings)?)?;
     compile(&files, "configuration").map_err(|errors| {
         let first = errors.first().map(ToString::to_string).unwrap_or_default();
         let sentence = format!("{first}; `tollbook policy check` tells all that is wrong");

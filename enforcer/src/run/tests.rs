@@ -27,7 +27,17 @@ async fn get(address: SocketAddr, path: &str) -> String {
 fn settings(config: EnforcerConfig, metrics: Metrics) -> EnforcerSettings {
     EnforcerSettings {
         config,
+        base: PathBuf::new(),
+        asm_config: None,
         policies: compile(read("test.yaml", POLICY).unwrap()).unwrap(),
+        // Alone: neither Kafka nor Postgres, so that it is ready at once.
+        feed: FeedSettings {
+            kafka: None,
+            database_url: None,
+            others: Vec::new(),
+            exchange_interval: Duration::from_millis(50),
+            hydrate_timeout: Duration::from_secs(30),
+        },
         metrics,
     }
 }
@@ -48,6 +58,7 @@ async fn it_boots_decides_tells_and_drains() {
     let readiness = Readiness::new();
     let began = begin(settings(config(), metrics.clone()), &readiness, &tasks);
     let (engine, addresses) = began.unwrap();
+    readiness.wait_started().await;
     let http = addresses.http;
     for path in ["/livez", "/healthz", "/readyz"] {
         let answer = get(http, path).await;
