@@ -32,6 +32,12 @@ use crate::tasks::{TaskResult, Tasks};
 /// Connections that wait in the system's queue of each core.
 const BACKLOG: u32 = 1_024;
 
+/// How long headers may take and a connection may idle.
+///
+/// Longer than the minute for which gateways (APISIX, nginx) keep idle connections: one that we close
+/// first may just be taking a request.
+const HEADERS_WITHIN: Duration = Duration::from_secs(75);
+
 /// How long a listener rests after the system refused it a connection, mostly for want of file
 /// descriptors.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
@@ -51,7 +57,7 @@ impl Default for Bounds {
     fn default() -> Self {
         Self {
             connections_max: 8_192,
-            headers_within: Duration::from_secs(30),
+            headers_within: HEADERS_WITHIN,
             headers_bytes_max: 64 * 1_024,
         }
     }
