@@ -10,16 +10,13 @@ use std::fmt::Write as _;
 use std::hint::black_box;
 
 use domain::account::ReplicaId;
-use domain::decision::{Asked, Outcome};
-use domain::limit::MomentCursor;
-use domain::policy::{CompiledSet, Keyed, PolicyError, compile, read};
+use domain::decision::Outcome;
+use domain::policy::{PolicyError, compile, read};
 use domain::request::Request;
 use domain::time::UnixMs;
-use domain::units::Units;
-use enforcer::counters::{Counted, Counters, Verdicts};
+use enforcer::engine::{Ask, Engine, PoliciesInForce};
 use foldhash::fast::FixedState;
 use serde_json::{Value, json};
-use smallvec::SmallVec;
 
 use crate::measure::{Contender, measure};
 
@@ -124,11 +121,9 @@ fn policies(limits: usize) -> String {
     text + OTHERS
 }
 
-/// What decides: the policies, the counters, and the present slot of each limit.
+/// What decides, and how often it did.
 struct Decider {
-    set: CompiledSet,
-    counters: Counters,
-    cursors: Vec<MomentCursor>,
+    engine: Engine,
     step: u64,
 }
 
@@ -136,16 +131,12 @@ impl Decider {
     fn new(policies: &str) -> Result<Self, String> {
         let set = read("bench", policies).and_then(compile);
         let set = set.map_err(|errors| texts(&errors))?;
-        let begin = UnixMs::FIRST.saturating_add_ms(BEGIN_MS);
-        let cursors = set
-            .limits()
-            .map(|(_, _, _, limit)| MomentCursor::new(&limit.spec, begin));
-        Ok(Self {
-            cursors: cursors.collect(),
+        let engine = Engine::new(ReplicaId(1), 0);
+        engine.swap(PoliciesInForce {
             set,
-            counters: Counters::new(ReplicaId(1)),
-            step: 0,
-        })
+            ..PoliciesInForce::default()
+        });
+        Ok(Self { engine, step: 0 })
     }
 
     /// Decides once; says whether the request may go.
@@ -160,24 +151,12 @@ impl Decider {
             path: Some("/v1/chat/completions"),
             ..Request::default()
         };
-        let mut counted: SmallVec<[Counted<'_>; 16]> = SmallVec::new();
-        for applies in self.set.matching(&request) {
-            let cursor = self.cursors.get_mut(applies.index);
-            let (Some(cursor), Keyed::Counts(key)) = (cursor, applies.keyed) else {
-                return false;
-            };
-            counted.push(Counted {
-                limit: &applies.limit.spec,
-                id: applies.id,
-                key,
-                moment: cursor.at(now),
-                asked: Asked::Units(Units::ONE),
-                charge: Units::ONE,
-            });
-        }
-        let mut verdicts = Verdicts::new();
-        let decision = self.counters.decide(&counted, &mut verdicts);
-        black_box(decision).outcome == Outcome::Allow
+        let ask = Ask {
+            request,
+            ..Ask::default()
+        };
+        let answer = black_box(self.engine.decide(&ask, now));
+        answer.outcome == Outcome::Allow
     }
 }
 

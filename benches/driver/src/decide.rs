@@ -45,9 +45,9 @@ pub(crate) struct Arguments {
     /// Asks only this side.
     #[arg(long)]
     side: Option<Side>,
-    /// How many threads the no-op servers have; as many as there are cores unless told.
-    #[arg(long)]
-    threads: Option<usize>,
+    /// How many threads each server has for each protocol; as many as there are cores unless told.
+    #[arg(long, default_value_t = 0)]
+    threads: u32,
     /// How many events the log holds for the ingest at full speed.
     #[arg(long, default_value_t = 2_000_000)]
     events: u64,
@@ -106,16 +106,20 @@ fn on_servers(arguments: &Arguments, summary: &mut Map<String, Value>) -> Result
         say("Postgres and Kafka start");
         let servers = Servers::start()?;
         say("the enforcer starts");
-        let ours = Ours::start(&absolute(&arguments.tollbook)?, &servers)?;
+        let executable = absolute(&arguments.tollbook)?;
+        let ours = Ours::start(&executable, &servers, arguments.threads)?;
         (Some(servers), Some(ours))
     } else {
         (None, None)
     };
     let noop = if asks(Side::Noop) {
         let answer = ours.as_ref().map(Ours::answer).transpose()?;
-        let threads = arguments.threads.map_or_else(cores, Ok)?;
         let executable = absolute(&arguments.wire)?;
-        Some(Noop::start(&executable, threads, answer.as_deref())?)
+        Some(Noop::start(
+            &executable,
+            arguments.threads,
+            answer.as_deref(),
+        )?)
     } else {
         None
     };
@@ -142,9 +146,4 @@ fn on_servers(arguments: &Arguments, summary: &mut Map<String, Value>) -> Result
         backlog::measure(servers, ours, &wire, arguments.events, summary)?;
     }
     Ok(())
-}
-
-fn cores() -> Result<usize, String> {
-    let cores = std::thread::available_parallelism();
-    cores.map(usize::from).map_err(crate::text)
 }

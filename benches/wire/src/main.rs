@@ -4,13 +4,13 @@
 //! Invariant: whoever is measured gets the same bytes from the same generator. Deliberately absent:
 //! starting servers and comparing them, which `bench-driver` does.
 
-mod cores;
 mod load;
 mod messages;
 mod noop;
 
 use std::io::{self, Write as _};
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -37,10 +37,10 @@ enum Command {
         /// What it speaks.
         protocol: Protocol,
         /// Where it listens.
-        address: SocketAddrV4,
-        /// How many threads, each with a listener of its own.
-        #[arg(long, default_value_t = 1)]
-        threads: usize,
+        address: SocketAddr,
+        /// How many threads, each with a listener of its own; as many as there are cores unless told.
+        #[arg(long)]
+        threads: Option<NonZeroUsize>,
         /// A file with the body of every HTTP answer.
         #[arg(long)]
         answer: Option<PathBuf>,

@@ -1,18 +1,24 @@
 //! Servers that read a request as a decision would and answer the same each time.
 //!
-//! Invariant: the framework's own way to a typed request and back, and nothing else. Deliberately
-//! absent: limits, counters, headers.
+//! Invariant: the framework's own way to a typed request and back, and nothing else, on the product's
+//! own threads and listeners; so the decision is the difference. Deliberately absent: limits, counters,
+//! headers.
 
 use std::convert::Infallible;
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::Path;
 
 use axum::http::header::CONTENT_TYPE;
-use axum::routing::{get, post};
-use axum::serve::ListenerExt as _;
+use axum::routing::post;
 use axum::{Json, Router};
 use bytes::Bytes;
+use hyper_util::service::TowerToHyperService;
 use serde::Deserialize;
+use service::cores::{self, Bounds, Sockets};
+use service::http::Exposure;
+use service::tasks::TaskResult;
+use service::{Failure, Shutdown, Tasks};
 use tokio::net::TcpListener;
 use tonic::server::{Grpc, UnaryService};
 use tonic::transport::Server;
@@ -20,8 +26,8 @@ use tonic::transport::server::TcpIncoming;
 use tonic_prost::ProstCodec;
 use tower::service_fn;
 
+use crate::Protocol;
 use crate::messages::{OK, RateLimitRequest, RateLimitResponse, Status};
-use crate::{Protocol, cores};
 
 /// What is answered where no file says otherwise.
 const ANSWER: &[u8] = br#"{"outcome":"allow","policy":"bench","limit":"pace","key":"app-00000","used":"1","limit_value":"1000000000000","remaining":"999999999999","reset":60,"as_of":"2026-11-21T12:00:00Z","headers":{}}"#;
@@ -33,22 +39,33 @@ const ANSWER: &[u8] = br#"{"outcome":"allow","policy":"bench","limit":"pace","ke
 /// The address cannot be listened at, or the answer not be read.
 pub(crate) fn run(
     protocol: Protocol,
-    address: SocketAddrV4,
-    threads: usize,
+    address: SocketAddr,
+    threads: Option<NonZeroUsize>,
     answer: Option<&Path>,
 ) -> Result<(), String> {
-    match protocol {
-        Protocol::Http => {
-            let answer = match answer {
-                Some(path) => std::fs::read(path).map_err(crate::text)?.into(),
-                None => Bytes::from_static(ANSWER),
-            };
-            cores::run(address, threads, move |listener| {
-                http(listener, answer.clone())
-            })
-        }
-        Protocol::Grpc => cores::run(address, threads, grpc),
-    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(crate::text)?;
+    runtime.block_on(async {
+        let tasks = Tasks::new(Shutdown::new());
+        let cores = threads.unwrap_or_else(cores::available);
+        let sockets = Sockets::bind(address, Exposure::Loopback, cores).map_err(crate::text)?;
+        let spawned = match protocol {
+            Protocol::Http => {
+                let service = TowerToHyperService::new(http(answer)?);
+                sockets.spawn(&tasks, "http", Bounds::default(), move |core| {
+                    core.serve_http1(service.clone())
+                })
+            }
+            Protocol::Grpc => sockets.spawn(&tasks, "grpc", Bounds::default(), |core| {
+                grpc(core.listener)
+            }),
+        };
+        spawned.map_err(crate::text)?;
+        let joined = tasks.join().await;
+        joined.map_err(|failure| failure.sentence().to_owned())
+    })
 }
 
 /// The fields of a request that the generator sends.
@@ -59,17 +76,16 @@ struct Asked {
     path: Option<String>,
 }
 
-async fn http(listener: TcpListener, answer: Bytes) -> Result<(), String> {
+fn http(answer: Option<&Path>) -> Result<Router, String> {
+    let answer = match answer {
+        Some(path) => std::fs::read(path).map_err(crate::text)?.into(),
+        None => Bytes::from_static(ANSWER),
+    };
     let decide = async move |Json(asked): Json<Asked>| {
         std::hint::black_box((&asked.app, &asked.model, &asked.path));
         ([(CONTENT_TYPE, "application/json")], answer)
     };
-    let router = Router::new()
-        .route("/v1/decisions", post(decide))
-        .route("/readyz", get(async || "ready"));
-    // Where it cannot be set, an answer is late and no less right.
-    let listener = listener.tap_io(|stream| stream.set_nodelay(true).unwrap_or_default());
-    axum::serve(listener, router).await.map_err(crate::text)
+    Ok(Router::new().route("/v1/decisions", post(decide)))
 }
 
 /// Answers a rate limit request with one status.
@@ -94,14 +110,13 @@ impl UnaryService<RateLimitRequest> for Allow {
     }
 }
 
-async fn grpc(listener: TcpListener) -> Result<(), String> {
+async fn grpc(listener: TcpListener) -> TaskResult {
     let service = service_fn(async |request: http::Request<tonic::body::Body>| {
         let mut grpc = Grpc::new(ProstCodec::<RateLimitResponse, RateLimitRequest>::default());
         Ok::<_, Infallible>(grpc.unary(Allow, request).await)
     });
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    Server::builder()
-        .serve_with_incoming(service, incoming)
-        .await
-        .map_err(crate::text)
+    let served = Server::builder().serve_with_incoming(service, incoming);
+    let served = served.await;
+    served.map_err(|error| Failure::unexpected(error.to_string()))
 }

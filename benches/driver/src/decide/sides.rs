@@ -106,7 +106,11 @@ impl Ours {
     /// # Errors
     ///
     /// It ends, or does not become ready.
-    pub(super) fn start(executable: &Path, servers: &Servers) -> Result<Self, String> {
+    pub(super) fn start(
+        executable: &Path,
+        servers: &Servers,
+        threads: u32,
+    ) -> Result<Self, String> {
         let topic = servers.kafka.unused_topic("decide");
         servers.kafka.create_topic(&topic, PARTITIONS, &[]);
         let (http, grpc) = (loopback(), loopback());
@@ -114,7 +118,7 @@ impl Ours {
             topic: &topic,
             more: &format!(
                 "[policies]\nfiles = [\"{POLICIES}\"]\n\n\
-                 [enforcer]\nhttp = \"{http}\"\ngrpc = \"{grpc}\"\n\n\
+                 [enforcer]\nhttp = \"{http}\"\ngrpc = \"{grpc}\"\nthreads = {threads}\n\n\
                  [enforcer.rls]\nfiles = [\"{DESCRIPTORS_FILE}\"]\n"
             ),
             files: &[(POLICIES, LIMITS), (DESCRIPTORS_FILE, DESCRIPTORS)],
@@ -190,13 +194,15 @@ impl Noop {
     /// One ends.
     pub(super) fn start(
         executable: &Path,
-        threads: usize,
+        threads: u32,
         answer: Option<&Path>,
     ) -> Result<Self, String> {
         let serve = |protocol: Protocol| {
             let address = loopback();
             let mut arguments = vec!["noop".to_owned(), protocol.to_string(), address.to_string()];
-            arguments.extend(["--threads".to_owned(), threads.to_string()]);
+            if threads > 0 {
+                arguments.extend(["--threads".to_owned(), threads.to_string()]);
+            }
             if let (Protocol::Http, Some(answer)) = (protocol, answer) {
                 arguments.extend(["--answer".to_owned(), answer.display().to_string()]);
             }

@@ -49,8 +49,11 @@ struct Run {
     more: Map<String, Value>,
 }
 
+/// How one figure is read.
+type Figure = (&'static str, fn(&Figures) -> f64);
+
 /// The figures of a run, in the order of a case's line.
-const FIGURES: [(&str, fn(&Figures) -> f64); 6] = [
+const FIGURES: [Figure; 6] = [
     ("decisions_per_s", |figures| figures.decisions_per_s),
     ("p50_us", |figures| figures.p50_us),
     ("p99_us", |figures| figures.p99_us),
