@@ -5,6 +5,7 @@
 //! watches it.
 
 mod folder;
+mod gateway;
 mod guard;
 mod kafka;
 mod ledger;
@@ -24,6 +25,7 @@ use service::{Clock as _, Exit, Failure, Shutdown, SystemClock};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use folder::{Folder, RunAs};
+use gateway::{Ask, Gateway};
 use guard::Guard;
 use kafka::{Formatted, Kafka};
 use ledger::Ledger;
@@ -33,7 +35,7 @@ use producer::Producer;
 use random::Random;
 use screen::{Moment, Screen};
 use tollbook::Tollbook;
-use traffic::Generator;
+use traffic::{Generator, Next};
 
 /// How often the generator adds what is due.
 const FEED_EVERY: Duration = Duration::from_millis(20);
@@ -47,7 +49,7 @@ const PACE: u64 = 250;
 /// How long the signal handler waits for the demo to end everything in order.
 const GRACE: Duration = Duration::from_secs(45);
 
-/// Start a Postgres, a Kafka and Tollbook of its own and watch a ledger fill.
+/// Start a Postgres, a Kafka and Tollbook of its own, watch a ledger fill and budgets run out.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct DemoArgs {
     /// Play the captured traffic, print the cost report and verify's verdict, then end.
@@ -93,6 +95,7 @@ pub(crate) async fn run(arguments: &DemoArgs) -> Result<(), Failure> {
         postgres: None,
         kafka: None,
         ingest: None,
+        enforcer: None,
     };
     let play = Box::pin(demo.play(arguments, captured.as_deref(), run_as));
     let played = shutdown.unless_requested(play).await;
@@ -110,6 +113,7 @@ struct Demo {
     postgres: Option<Postgres>,
     kafka: Option<Kafka>,
     ingest: Option<Process>,
+    enforcer: Option<Process>,
 }
 
 impl Demo {
@@ -197,6 +201,35 @@ impl Demo {
                 .say(&format!("\n$ tollbook {}", arguments.join(" ")));
             tollbook.show(arguments).await?;
         }
+        self.ask_once(tollbook).await
+    }
+
+    /// Starts an enforcer, which knows the ledger, and asks it for two applications.
+    async fn ask_once(&mut self, tollbook: &Tollbook) -> Result<(), Failure> {
+        self.enforcer = Some(tollbook.enforcer(&mut self.guard)?);
+        let mut gateway = Gateway::connect(tollbook.enforcer_address()).await?;
+        self.screen.say("\nMay these send a request to gpt-4o now?");
+        let mut refused = 0;
+        for app in ["team-00", "checkout-assistant"] {
+            let answer = gateway.ask(Ask {
+                app: Some(app),
+                provider: "openai",
+                model: "gpt-4o",
+            });
+            let said = match answer.await {
+                None => "yes".to_owned(),
+                Some(refusal) => {
+                    refused += 1;
+                    format!("no: {refusal}")
+                }
+            };
+            self.screen.say(&format!("  {app}: {said}"));
+        }
+        if (refused, gateway.unanswered()) != (1, 0) {
+            let sentence = "the enforcer's answers are not those of the ledger: the first \
+                application has spent its budget, the other has not";
+            return Err(Failure::new(Exit::Data, sentence));
+        }
         Ok(())
     }
 
@@ -222,6 +255,9 @@ impl Demo {
     ) -> Result<(), Failure> {
         self.ingest = Some(tollbook.ingest(&mut self.guard)?);
         self.send(producer, messages).await?;
+        // Ingest puts the policies in force; the enforcer reads them, and waits for them.
+        self.enforcer = Some(tollbook.enforcer(&mut self.guard)?);
+        let mut gateway = Gateway::connect(tollbook.enforcer_address()).await?;
         self.explain(tollbook);
         let url = self
             .postgres
@@ -235,13 +271,15 @@ impl Demo {
         showing.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                _ = feeding.tick() => feed.send_due(producer).await?,
+                _ = feeding.tick() => feed.send_due(&mut gateway, producer).await?,
                 _ = showing.tick() => {
                     self.check()?;
                     let look = ledger.look().await?;
                     let elapsed = feed.elapsed();
                     let pace = pace.of(elapsed, look.accepted);
-                    self.screen.show(&Moment { elapsed, sent: producer.acknowledged(), pace, look });
+                    let refusals = gateway.refusals().cloned().collect();
+                    let sent = producer.acknowledged();
+                    self.screen.show(&Moment { elapsed, sent, pace, look, refusals });
                 }
             }
         }
@@ -256,14 +294,17 @@ impl Demo {
             .unwrap_or_default();
         let program = tollbook.program().display();
         self.screen.say(&format!(
-            "Made-up requests follow, about {PACE} a second. In another terminal:\n\n\
+            "Made-up requests follow, about {PACE} a second. Before each, the gateway asks the \
+             enforcer; two limits run out within a minute or two. In another terminal:\n\n\
              \x20 export TOLLBOOK_CONFIG={}\n\
              \x20 {program} report cost --by app,model\n\
              \x20 {program} rejected list\n\
              \x20 {program} verify\n\
+             \x20 curl -s http://{}/v1/decisions -d '{{\"app\":\"checkout-assistant\",\"model\":\"gpt-4o\"}}'\n\
              \x20 psql {url}\n\n\
              Kafka listens on {}, topic {}; logs are in {}.\n",
             tollbook.config().display(),
+            tollbook.enforcer_address(),
             self.brokers(),
             kafka::TOPIC,
             self.folder.path().display(),
@@ -278,21 +319,24 @@ impl Demo {
         if let Some(kafka) = &mut self.kafka {
             kafka.check()?;
         }
-        if let Some(ingest) = &mut self.ingest
-            && let Some(status) = ingest.ended()
-        {
-            return Err(ingest.failure(status));
+        for service in [&mut self.ingest, &mut self.enforcer].into_iter().flatten() {
+            if let Some(status) = service.ended() {
+                return Err(service.failure(status));
+            }
         }
         Ok(())
     }
 
-    /// Ends what runs, ingest first, and removes the folder.
+    /// Ends what runs, the services first, and removes the folder.
     async fn end(mut self) -> Result<(), Failure> {
         if self.shutdown.is_requested() {
             self.screen.say("\nEnding everything …");
         }
-        if let Some(ingest) = self.ingest.take() {
-            ingest.end(&mut self.guard).await?;
+        for service in [self.enforcer.take(), self.ingest.take()]
+            .into_iter()
+            .flatten()
+        {
+            service.end(&mut self.guard).await?;
         }
         if let Some(kafka) = self.kafka.take() {
             kafka.end(&mut self.guard).await?;
@@ -332,11 +376,22 @@ impl Feed {
     }
 
     /// Sends what is due by now; after a pause all of it, so that the pace holds on average.
-    async fn send_due(&mut self, producer: &Producer) -> Result<(), Failure> {
+    async fn send_due(
+        &mut self,
+        gateway: &mut Gateway,
+        producer: &Producer,
+    ) -> Result<(), Failure> {
         let elapsed_ms = u64::try_from(self.elapsed().as_millis()).unwrap_or(u64::MAX);
         let due = elapsed_ms.saturating_mul(PACE) / 1000;
         while self.sent < due {
-            producer.send(&self.generator.next(now())).await?;
+            let message = match self.generator.next() {
+                Next::Message(message) => message,
+                Next::Request(draft) => {
+                    let is_refused = gateway.ask(draft.ask()).await.is_some();
+                    self.generator.logged(draft, is_refused, now())
+                }
+            };
+            producer.send(&message).await?;
             self.sent += 1;
         }
         Ok(())

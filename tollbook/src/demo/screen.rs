@@ -10,6 +10,7 @@ use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
 use reports::cost::shown;
 
+use super::gateway::Refusal;
 use super::ledger::{App, Look};
 
 /// The most applications shown, so that the table fits a small terminal.
@@ -28,6 +29,8 @@ pub(super) struct Moment {
     pub(super) pace: u64,
     /// The ledger.
     pub(super) look: Look,
+    /// What the gateway refused: how often, and why.
+    pub(super) refusals: Vec<(u64, Refusal)>,
 }
 
 /// Standard output.
@@ -96,7 +99,7 @@ fn totals(moment: &Moment) -> String {
     let look = &moment.look;
     format!(
         "{}  {} messages on Kafka, {} requests in the ledger ({}/s), {} duplicates, {} rejected, \
-         {} unpriced, cost {}",
+         {} unpriced, cost {}{}",
         clock(moment.elapsed),
         grouped(moment.sent.into()),
         grouped(look.accepted.into()),
@@ -105,7 +108,40 @@ fn totals(moment: &Moment) -> String {
         grouped(look.rejected.into()),
         grouped(look.unpriced),
         shown(look.cost),
+        moment
+            .refusals
+            .iter()
+            .map(|(count, refusal)| format!("; refused {}: {refusal}", grouped((*count).into())))
+            .collect::<String>(),
     )
+}
+
+/// Returns the limits that refused something.
+fn refused(refusals: &[(u64, Refusal)]) -> Table {
+    let mut table = Table::new();
+    table.load_style(NOTHING).set_header([
+        "limit",
+        "of",
+        "used",
+        "limit",
+        "refused (429)",
+        "until",
+    ]);
+    for (count, refusal) in refusals {
+        let values = refusal.key.values().flatten();
+        table.add_row([
+            format!("{}/{}", refusal.policy, refusal.limit),
+            values.map(String::as_str).collect::<Vec<_>>().join(", "),
+            refusal.used.clone(),
+            refusal.limit_value.clone(),
+            grouped((*count).into()),
+            refusal.reset.clone(),
+        ]);
+    }
+    for column in table.column_iter_mut().skip(2).take(3) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table
 }
 
 fn table(moment: &Moment) -> String {
@@ -155,8 +191,13 @@ fn table(moment: &Moment) -> String {
             column.set_cell_alignment(CellAlignment::Right);
         }
     }
+    let limits = if moment.refusals.is_empty() {
+        "No limit is used up yet.".to_owned()
+    } else {
+        refused(&moment.refusals).trim_fmt()
+    };
     format!(
-        "{}\n\n{}\n\n(Ctrl-C ends it all)",
+        "{}\n\n{}\n\n{limits}\n\n(Ctrl-C ends it all)",
         heads.trim_fmt(),
         apps.trim_fmt()
     )

@@ -4,6 +4,7 @@
 //! Invariant: the demo reaches the product only through its command line and its database.
 //! Deliberately absent: any shortcut that an installation does not have.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -14,9 +15,34 @@ use super::guard::{EndSignal, Guard};
 use super::kafka::TOPIC;
 use super::process::{self, Process};
 
+/// What the demo's applications may use: two budgets and a quota that run out while one watches.
+///
+/// The first budget is small enough for what was captured, so that also `--once` ends in a refusal.
+const POLICIES: &str = "\
+# Written by `tollbook demo`; gone when it ends.
+name: captured-teams
+description: What each team may spend in a day.
+match: { app: { prefix: team- } }
+limits:
+  - { name: daily-budget, meter: cost, limit: \"0.10\", per: [app], window: { calendar: day } }
+---
+name: checkout
+description: The checkout assistant's budget of a day.
+match: { app: checkout-assistant }
+limits:
+  - { name: daily-budget, meter: cost, limit: \"10\", per: [app], window: { calendar: day } }
+---
+name: haiku
+description: Tokens of one model that all applications share.
+match: { model: claude-haiku-4-5 }
+limits:
+  - { name: tokens, meter: total_tokens, limit: 2500000, per: [model], window: { calendar: day } }
+";
+
 /// The executable and its configuration.
 #[derive(Debug, Clone)]
 pub(super) struct Tollbook {
+    enforcer: SocketAddr,
     program: PathBuf,
     config: PathBuf,
     logs: PathBuf,
@@ -36,17 +62,23 @@ impl Tollbook {
         let program = std::env::current_exe().map_err(|error| {
             Failure::unexpected(format!("the demo cannot find its own executable: {error}"))
         })?;
+        folder.write("policies.yaml", POLICIES)?;
+        let enforcer = SocketAddr::from(([127, 0, 0, 1], process::free_port()?));
         let text = format!(
             "# Written by `tollbook demo`; gone when it ends.\n\
              [database]\nurl = \"{database}\"\n\n\
              [kafka]\nbrokers = \"{brokers}\"\n\n\
              [[ingest.sources]]\ntopic = \"{TOPIC}\"\nformat = \"envoy-ai-gateway\"\n\
              app = \"x-tenant-id\"\nuser = \"x-user-id\"\n\n\
-             [ingest]\nhttp = \"127.0.0.1:{}\"\n",
+             [policies]\nfiles = [\"policies.yaml\"]\n\n\
+             [ingest]\nhttp = \"127.0.0.1:{}\"\n\n\
+             [enforcer]\nhttp = \"{enforcer}\"\ngrpc = \"127.0.0.1:{}\"\n",
+            process::free_port()?,
             process::free_port()?,
         );
         let config = folder.write("tollbook.toml", &text)?;
         Ok(Self {
+            enforcer,
             program,
             config,
             logs: folder.path().to_path_buf(),
@@ -61,6 +93,11 @@ impl Tollbook {
     /// Returns the executable's path, for texts.
     pub(super) fn program(&self) -> &Path {
         &self.program
+    }
+
+    /// Returns where the enforcer listens for HTTP.
+    pub(super) const fn enforcer_address(&self) -> SocketAddr {
+        self.enforcer
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
@@ -126,14 +163,26 @@ impl Tollbook {
     ///
     /// It cannot be started.
     pub(super) fn ingest(&self, guard: &mut Guard) -> Result<Process, Failure> {
-        let log = self.logs.join("ingest.log");
-        let command = self.command(&["ingest"]);
-        Process::start(
-            "`tollbook ingest`",
-            command,
-            EndSignal::Terminate,
-            log,
-            guard,
-        )
+        self.start("`tollbook ingest`", "ingest", guard)
+    }
+
+    /// Starts `tollbook enforcer`, announced to the guard.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be started.
+    pub(super) fn enforcer(&self, guard: &mut Guard) -> Result<Process, Failure> {
+        self.start("`tollbook enforcer`", "enforcer", guard)
+    }
+
+    fn start(
+        &self,
+        name: &'static str,
+        service: &str,
+        guard: &mut Guard,
+    ) -> Result<Process, Failure> {
+        let log = self.logs.join(format!("{service}.log"));
+        let command = self.command(&[service]);
+        Process::start(name, command, EndSignal::Terminate, log, guard)
     }
 }

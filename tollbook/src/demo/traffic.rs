@@ -9,6 +9,7 @@ use std::fmt::Write as _;
 use chrono::{DateTime, SecondsFormat, Utc};
 use service::{Exit, Failure};
 
+use super::gateway::Ask;
 use super::random::Random;
 
 /// 1,000 access-log lines of Envoy AI Gateway 1.1, one JSON object a line.
@@ -146,6 +147,53 @@ const APPS: &[(&str, u64)] = &[
     ("", 3),
 ];
 
+/// What comes next.
+pub(super) enum Next {
+    /// A message as it is: broken, or one that a shipper sends once more.
+    Message(String),
+    /// A new request, which the gateway asks for first.
+    Request(Draft),
+}
+
+/// A request before anybody decided on it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Draft {
+    model: Model,
+    app: &'static str,
+}
+
+impl Draft {
+    /// Returns what the gateway knows of it.
+    pub(super) fn ask(&self) -> Ask<'static> {
+        Ask {
+            app: (!self.app.is_empty()).then_some(self.app),
+            provider: self.model.provider,
+            model: self.model.asked,
+        }
+    }
+}
+
+/// How a request ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// The model answered.
+    Answered,
+    /// The upstream failed.
+    Failed,
+    /// The gateway refused it.
+    Refused,
+}
+
+impl End {
+    const fn status(self) -> u16 {
+        match self {
+            Self::Answered => 200,
+            Self::Failed => 503,
+            Self::Refused => 429,
+        }
+    }
+}
+
 /// Makes up requests, endlessly.
 pub(super) struct Generator {
     random: Random,
@@ -158,35 +206,48 @@ impl Generator {
         Self { random, last: None }
     }
 
-    /// Returns the next message: a new request that started at `now`, now and then the one before
-    /// once more, and rarely something broken.
-    pub(super) fn next(&mut self, now: DateTime<Utc>) -> String {
+    /// Returns what comes next: a new request, now and then the message before once more, and rarely
+    /// something broken.
+    pub(super) fn next(&mut self) -> Next {
         if self.random.once_in(1000) {
             let index = self.random.below(BROKEN.len().try_into().unwrap_or(1));
             let broken = usize::try_from(index)
                 .ok()
                 .and_then(|index| BROKEN.get(index));
-            return broken.copied().unwrap_or_default().to_owned();
+            return Next::Message(broken.copied().unwrap_or_default().to_owned());
         }
         if self.random.once_in(100)
             && let Some(last) = &self.last
         {
-            return last.clone();
+            return Next::Message(last.clone());
         }
-        let line = self.request(now).unwrap_or_default();
+        let drawn = self.random.pick(MODELS).copied();
+        let drawn = drawn.zip(self.random.pick(APPS).copied());
+        match drawn {
+            Some((model, app)) => Next::Request(Draft { model, app }),
+            None => Next::Message(String::new()),
+        }
+    }
+
+    /// Returns what the gateway logs of a request that started at `now`.
+    pub(super) fn logged(&mut self, draft: Draft, is_refused: bool, now: DateTime<Utc>) -> String {
+        let end = match (is_refused, self.random.once_in(40)) {
+            (true, _) => End::Refused,
+            (false, true) => End::Failed,
+            (false, false) => End::Answered,
+        };
+        let line = self.line(draft, end, now).unwrap_or_default();
         self.last = Some(line.clone());
         line
     }
 
-    fn request(&mut self, now: DateTime<Utc>) -> Option<String> {
-        let model = *self.random.pick(MODELS)?;
-        let app = *self.random.pick(APPS)?;
+    fn line(&mut self, draft: Draft, end: End, now: DateTime<Utc>) -> Option<String> {
+        let Draft { model, app } = draft;
         let app = if app.is_empty() {
             "null".to_owned()
         } else {
             format!("\"{app}\"")
         };
-        let failed = self.random.once_in(40);
         let id = (u128::from(self.random.next()) << 64) | u128::from(self.random.next());
         let time = now.to_rfc3339_opts(SecondsFormat::Millis, true);
         let mut line = format!(
@@ -196,14 +257,14 @@ impl Generator {
             model.provider,
             model.asked,
         );
-        self.usage(&mut line, model, failed)?;
+        self.usage(&mut line, model, end)?;
         write!(
             line,
             ",\"method\":\"POST\",\"response_code\":{},\"response_flags\":\"-\",\
              \"route_name\":\"httproute/default/chat/rule/0/match/0/*\",{TIME_FIELD}{time}\",\
              \"x-envoy-origin-path\":\"{}\",\"x-request-id\":\"{id:032x}\",\"x-tenant-id\":{app},\
              \"x-user-id\":\"user-{}\"}}",
-            if failed { 503 } else { 200 },
+            end.status(),
             model.path,
             self.random.below(500),
         )
@@ -211,9 +272,9 @@ impl Generator {
         Some(line)
     }
 
-    /// Adds what the request used; a failed one used nothing that the gateway knows of.
-    fn usage(&mut self, line: &mut String, model: Model, failed: bool) -> Option<()> {
-        if failed {
+    /// Adds what the request used; one without an answer used nothing that the gateway knows of.
+    fn usage(&mut self, line: &mut String, model: Model, end: End) -> Option<()> {
+        if end != End::Answered {
             let nothing = ",\"gen_ai.response.model\":null,\"gen_ai.usage.input_tokens\":null,\
                  \"gen_ai.usage.cached_input_tokens\":null,\
                  \"gen_ai.usage.cache_creation_input_tokens\":null,\
@@ -292,10 +353,19 @@ mod tests {
     #[test]
     fn made_up_requests_are_json_of_the_present() {
         let mut generator = Generator::new(Random::from_system().unwrap());
-        for _ in 0..2000 {
-            let line = generator.request(now()).unwrap();
+        let mut made = 0;
+        while made < 2000 {
+            let Next::Request(draft) = generator.next() else {
+                continue;
+            };
+            made += 1;
+            let is_refused = made % 5 == 0;
+            let line = generator.logged(draft, is_refused, now());
             let value: serde_json::Value = serde_json::from_str(&line).unwrap();
             assert_eq!(value["start_time"], "2027-01-15T08:00:00.000Z", "{line}");
+            assert_eq!(value["response_code"] == 429, is_refused, "{line}");
+            let tokens = &value["gen_ai.usage.total_tokens"];
+            assert_eq!(tokens.is_u64(), value["response_code"] == 200, "{line}");
         }
     }
 }
