@@ -107,23 +107,39 @@ impl PartFold {
         self.rejected.push(event);
     }
 
-    fn accept(&mut self, place: Place, event: &UsageEvent<'_>, key: PostingKey, sums: Sums) {
+    /// Accepts an event, whose posting is likely the one of the hint, and returns its posting.
+    fn accept(
+        &mut self,
+        (place, event): (Place, &UsageEvent<'_>),
+        key: PostingKey,
+        sums: Sums,
+        hint: Option<usize>,
+    ) -> usize {
         if let Some(payload) = event.payload {
             self.payloads.push((self.accepted.len(), payload));
         }
         let identity = event.identity;
         self.counts.accepted = self.counts.accepted.saturating_add(1);
-        let posting = self.post(key, &sums);
+        let posting = self.post(key, &sums, hint);
         self.accepted.push(Accepted {
             place,
             identity,
             posting,
             sums,
         });
+        posting
     }
 
     /// Adds to the open posting of the key; where its sums are full, another one is opened.
-    fn post(&mut self, key: PostingKey, sums: &Sums) -> usize {
+    fn post(&mut self, key: PostingKey, sums: &Sums, hint: Option<usize>) -> usize {
+        if let Some(index) = hint
+            && let Some(posting) = self.postings.get_mut(index)
+            && posting.key == key
+            && let Some(grown) = posting.sums.checked_add(sums)
+        {
+            posting.sums = grown;
+            return index;
+        }
         if let Some(index) = self.open.get(&key).copied()
             && let Some(posting) = self.postings.get_mut(index)
             && let Some(grown) = posting.sums.checked_add(sums)
@@ -388,21 +404,27 @@ impl Folder {
             unpriced_requests: u64::from(priced.is_unpriced),
             amount: priced.amount,
         };
-        let rate_set = batch
-            .rate_sets
-            .entry(rate_set_id)
-            .or_insert_with(|| Arc::clone(rate_set));
-        let series = self.series.id_of(&event.dimensions, &mut batch.series);
+        let series = self.series.find(&event.dimensions, &mut batch.series);
         let key = PostingKey {
-            series,
+            series: series.id,
             rate_set: rate_set_id,
             quarter: event.start.quarter(),
         };
         if let Some(part) = batch.parts.get_mut(part_index) {
-            part.accept(place, event, key, sums);
+            let (last_part, last_posting) = *series.posting;
+            let hint = (last_part == part_index).then_some(last_posting);
+            let posting = part.accept((place, event), key, sums, hint);
+            *series.posting = (part_index, posting);
+            // The posting's first event brought its rate set.
+            if hint != Some(posting) {
+                batch
+                    .rate_sets
+                    .entry(rate_set_id)
+                    .or_insert_with(|| Arc::clone(rate_set));
+            }
             if let Some(accounts) = &mut part.accounts
                 && let Some(counter) = &mut self.counter
-                && let Some(of) = batch.series.by_id.get(&series)
+                && let Some(of) = batch.series.by_id.get(&series.id)
             {
                 let used = EventUse {
                     series: of,
@@ -412,7 +434,7 @@ impl Folder {
                     is_unpriced: priced.is_unpriced,
                     rate_set,
                 };
-                accounts.add(counter, series, &used);
+                accounts.add(counter, series.id, &used);
             }
         }
         Ok(())

@@ -103,11 +103,30 @@ struct Known {
     series: Arc<Series>,
     /// The last batch that it was used in.
     used_in: BatchStamp,
+    /// The last posting of it in that batch: the part's index and the posting's.
+    posting: (usize, usize),
+}
+
+/// A series of the event at hand.
+pub(crate) struct Found<'c> {
+    /// Its key.
+    pub(crate) id: SeriesId,
+    /// Which posting of the batch took its last event: the part's index and the posting's. A hint:
+    /// whoever follows it looks whether the posting has the event's key.
+    pub(crate) posting: &'c mut (usize, usize),
 }
 
 /// Tells a batch from every other one that a cache met.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct BatchStamp(u64);
+
+impl BatchStamp {
+    /// Of no batch.
+    const NONE: Self = Self(0);
+}
+
+/// No batch has so many.
+const NO_POSTING: (usize, usize) = (usize::MAX, usize::MAX);
 
 /// The series that a batch's postings name.
 #[derive(Default)]
@@ -129,40 +148,43 @@ impl SeriesCache {
         }
     }
 
-    /// Returns the key for the dimensions, and adds the series to `used` if it is not there yet.
-    pub(crate) fn id_of(&mut self, dimensions: &Dimensions<'_>, used: &mut UsedSeries) -> SeriesId {
+    /// Finds the series of the dimensions, and adds it to `used` if it is not there yet.
+    pub(crate) fn find(&mut self, dimensions: &Dimensions<'_>, used: &mut UsedSeries) -> Found<'_> {
         let stamp = *used.stamp.get_or_insert_with(|| {
             self.batches = self.batches.wrapping_add(1);
             // Keyed by this cache, so that a batch that another one stamped is not taken for ours.
-            BatchStamp(self.hasher.hash_one(self.batches))
+            BatchStamp(self.hasher.hash_one(self.batches).max(1))
         });
         write_content(&mut self.content, dimensions);
         let hash = self.hasher.hash_one(&*self.content);
         let content = self.content.as_slice();
-        let is_it = |known: &Known| *known.content == *content;
-        if let Some(known) = self.table.find_mut(hash, is_it) {
-            if known.used_in != stamp {
-                known.used_in = stamp;
-                used.by_id.insert(known.id, Arc::clone(&known.series));
-            }
-            return known.id;
-        }
-        if self.table.len() >= self.series_max {
-            self.table.clear();
-        }
-        let series = Arc::new(Series::of(dimensions));
-        let id = series.id();
-        used.by_id.insert(id, Arc::clone(&series));
-        let known = Known {
-            content: content.into(),
-            id,
-            series,
-            used_in: stamp,
-        };
         let hasher = &self.hasher;
         let rehash = |known: &Known| hasher.hash_one(&*known.content);
-        self.table.insert_unique(hash, known, rehash);
-        id
+        let is_known = |known: &Known| *known.content == *content;
+        // Emptied before it is looked into, so that the entry can be handed out.
+        if self.table.len() >= self.series_max && self.table.find(hash, is_known).is_none() {
+            self.table.clear();
+        }
+        let entry = self.table.entry(hash, is_known, rehash).or_insert_with(|| {
+            let series = Arc::new(Series::of(dimensions));
+            Known {
+                content: content.into(),
+                id: series.id(),
+                series,
+                used_in: BatchStamp::NONE,
+                posting: NO_POSTING,
+            }
+        });
+        let known = entry.into_mut();
+        if known.used_in != stamp {
+            known.used_in = stamp;
+            known.posting = NO_POSTING;
+            used.by_id.insert(known.id, Arc::clone(&known.series));
+        }
+        Found {
+            id: known.id,
+            posting: &mut known.posting,
+        }
     }
 }
 

@@ -8,10 +8,11 @@ use std::borrow::Cow;
 
 use domain::meter::QUANTITY_MAX;
 use domain::reject::{Reason, Rejection};
+use parking_lot::Mutex;
 
 use smallvec::{SmallVec, smallvec};
 
-use super::scan::{Fault, Scanner, Span, Value, hash_key};
+use super::scan::{Fault, Layout, Scanner, Span, Value, hash_key};
 
 /// The most characters of a faulty value that a rejection quotes.
 const QUOTED_CHARS_MAX: usize = 40;
@@ -31,6 +32,8 @@ pub(super) struct FieldSet {
     keys: Vec<String>,
     /// An open-addressed table over `keys`: (hash, index + 1), 0 for an empty place.
     table: Vec<(u64, usize)>,
+    /// How the last messages were laid out: a memory that changes no outcome.
+    layout: Mutex<Layout>,
 }
 
 #[derive(Debug)]
@@ -66,6 +69,7 @@ impl FieldSet {
         if let Some(index) = self.keys.iter().position(|known| known == key) {
             return index;
         }
+        self.layout = Mutex::default();
         self.keys.push(key.to_owned());
         // At most a quarter full, so that a look-up rarely takes a second step.
         let size = (self.keys.len() * 4).next_power_of_two().max(16);
@@ -117,14 +121,17 @@ impl<'a, 'f> Object<'a, 'f> {
     /// `not_json` or `duplicate_key`, with the byte or the key at fault.
     pub(super) fn read(fields: &'f FieldSet, text: &'a str) -> Result<Self, Rejection> {
         let mut values = smallvec![None; fields.keys.len()];
-        Scanner::read_object(text, |hash, key, value| {
-            if let Some(index) = fields.find_key(hash, key)
-                && let Some(slot) = values.get_mut(index)
-            {
+        let mut own = Layout::default();
+        let mut shared = fields.layout.try_lock();
+        let layout = shared.as_deref_mut().unwrap_or(&mut own);
+        let find = |hash, key: &str| fields.find_key(hash, key);
+        Scanner::read_object_like(text, layout, find, |index, value| {
+            if let Some(slot) = values.get_mut(index) {
                 *slot = Some(value);
             }
         })
         .map_err(rejection_of)?;
+        drop(shared);
         Ok(Self {
             fields,
             text,

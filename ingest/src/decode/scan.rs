@@ -7,11 +7,13 @@
 //! mean.
 
 mod keys;
+mod layout;
 #[cfg(test)]
 mod tests;
 mod value;
 
 pub(super) use keys::hash_key;
+pub(super) use layout::Layout;
 pub(super) use value::{Span, Value};
 
 use keys::KeyStack;
@@ -141,15 +143,7 @@ impl<'a> Scanner<'a> {
             let key = key_span.text(self.text);
             let hash = hash_key(key.as_bytes());
             member(hash, &key, value);
-            if self
-                .keys
-                .add(&mut keys, hash, key_span, key, self.text)
-                .is_err()
-            {
-                let key = key_span.text(self.text).into_owned();
-                self.fault = Some(Fault::DuplicateKey { key });
-                return Err(Stopped);
-            }
+            self.add_key(&mut keys, hash, key_span)?;
             if !self.has_next(b'}')? {
                 self.keys.close(&keys);
                 return Ok(());

@@ -7,6 +7,7 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 use std::sync::Arc;
 
 use domain::event::{Dimensions, Identity, IdentityKey, IdentitySecret, LogIdentity};
@@ -15,6 +16,7 @@ use domain::ids::{AppId, IdError, ModelId, ProviderId, RouteId, SessionId, Tenan
 use domain::price::PriceBook;
 use domain::reject::{Reason, Rejection};
 use domain::time::UnixMs;
+use parking_lot::Mutex;
 
 use super::object::{FieldId, FieldSet, Object};
 use super::scan::Value;
@@ -36,6 +38,37 @@ pub(super) struct Source {
     providers: HashMap<String, String>,
     routes: HashMap<String, String>,
     book: Arc<PriceBook>,
+    recent_providers: RecentProviders,
+}
+
+/// Which part of a logged name is the provider, of names that came lately: a source has a handful, and
+/// to find it in the book takes a look-up for each segment. A memory of a pure function: what it says
+/// depends on the name alone.
+#[derive(Debug, Default)]
+struct RecentProviders {
+    known: Mutex<Vec<(String, Range<usize>)>>,
+}
+
+impl RecentProviders {
+    /// The most names that are remembered.
+    const MAX: usize = 16;
+
+    /// Returns what `of` finds within a logged name, which is a slice of it.
+    fn find<'l>(&self, logged: &'l str, of: impl Fn(&'l str) -> &'l str) -> &'l str {
+        let Some(mut known) = self.known.try_lock() else {
+            return of(logged);
+        };
+        if let Some((_, place)) = known.iter().find(|(name, _)| name == logged) {
+            return logged.get(place.clone()).unwrap_or(logged);
+        }
+        let provider = of(logged);
+        let before = logged.rfind(provider).unwrap_or(0);
+        if known.len() >= Self::MAX {
+            known.clear();
+        }
+        known.push((logged.to_owned(), before..before + provider.len()));
+        provider
+    }
 }
 
 /// Where a format has the dimensions that the source's configuration does not name.
@@ -82,6 +115,7 @@ impl Source {
             providers: owned(&config.providers),
             routes: owned(&config.routes),
             book,
+            recent_providers: RecentProviders::default(),
         }
     }
 
@@ -166,7 +200,12 @@ impl Source {
         match logged {
             // A name too long for an id is rejected whatever its segments are.
             long if long.len() > domain::ids::ID_BYTES_MAX => long,
-            Cow::Borrowed(logged) => Cow::Borrowed(self.book.provider_of(logged)),
+            Cow::Borrowed(logged) => {
+                let provider = self
+                    .recent_providers
+                    .find(logged, |logged| self.book.provider_of(logged));
+                Cow::Borrowed(provider)
+            }
             Cow::Owned(logged) => match self.book.provider_of(&logged) {
                 known if known.len() < logged.len() => Cow::Owned(known.to_owned()),
                 _ => Cow::Owned(logged),

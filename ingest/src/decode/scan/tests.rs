@@ -3,7 +3,7 @@
 use proptest::prelude::{ProptestConfig, prop_assert, prop_assert_eq, proptest};
 use serde_json::Value as Json;
 
-use super::{DEPTH_MAX, Fault, Scanner, Value};
+use super::{DEPTH_MAX, Fault, Layout, Scanner, Span, Value};
 
 /// Says that both readers judge a text alike, but for what only ours refuses.
 fn check(text: &str) {
@@ -139,4 +139,59 @@ proptest! {
         prop_assert_eq!(super::plain_length(whole.as_bytes()), text.len());
         prop_assert!(super::plain_length(text.as_bytes()) == text.len(), "nothing special");
     }
+}
+
+/// Reads objects one after the other by one layout, and each by none: both must say the same.
+fn check_layout(texts: &[String]) {
+    let find = |_, key: &str| "abc".find(key);
+    let mut layout = Layout::default();
+    for text in texts {
+        let mut plain: Vec<(usize, Span)> = Vec::new();
+        let read = Scanner::read_object(text, |hash, key, value| {
+            plain.extend(find(hash, key).map(|found| (found, value)));
+        });
+        let mut laid = Vec::new();
+        let read_laid = Scanner::read_object_like(text, &mut layout, find, |found, value| {
+            laid.push((found, value));
+        });
+        assert_eq!(read_laid, read, "{text:?} of {texts:?}");
+        assert!(read.is_err() || laid == plain, "{text:?} of {texts:?}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_layout_changes_no_reading(
+        templates in proptest::collection::vec("[{] ?(\"[abd]{1,2}\" ?: ?(1|\"x\"|[{]\"a\":1,\"a\":2[}]),? ?){0,4}[}]?", 1..4),
+        turns in proptest::collection::vec(0_usize..4, 1..30),
+    ) {
+        let texts: Vec<String> = turns
+            .iter()
+            .map(|turn| {
+                let template = &templates[turn % templates.len()];
+                // Without the comma after the last member most of them are objects.
+                template.replace(",}", "}").replace(", }", "}")
+            })
+            .collect();
+        check_layout(&texts);
+    }
+}
+
+#[test]
+fn keys_that_leave_a_layout_are_still_told_twice() {
+    let line = |keys: &[&str]| {
+        let members: Vec<String> = keys.iter().map(|key| format!("\"{key}\":1")).collect();
+        format!("{{{}}}", members.join(","))
+    };
+    let usual = line(&["a", "b", "c"]);
+    let mut texts = vec![usual.clone(); 3];
+    texts.push(line(&["a", "b", "a"]));
+    texts.push(line(&["a", "b", "c", "b"]));
+    texts.extend((0..12).map(|_| line(&["a", "d", "b"])));
+    texts.push(line(&["a", "d", "d"]));
+    texts.push(line(&["a", "d", "b", "\\u0061"]));
+    texts.push(usual);
+    check_layout(&texts);
 }

@@ -107,6 +107,11 @@ impl Span {
         .slice(text)
     }
 
+    /// Says whether it is a string without escapes.
+    pub(in crate::decode) fn is_plain(self) -> bool {
+        self.kind == Kind::Text
+    }
+
     /// Returns a string's text with its escapes resolved; of any other value, its text.
     pub(in crate::decode) fn text(self, text: &str) -> Cow<'_, str> {
         let raw = self.slice(text);
