@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use domain::hash::Hash256;
@@ -198,6 +198,7 @@ pub(crate) enum Lost {
 #[derive(Default)]
 pub(crate) struct Assignments {
     held: Mutex<HashMap<TopicPartition, Held>>,
+    changes: AtomicU64,
 }
 
 impl Assignments {
@@ -206,16 +207,24 @@ impl Assignments {
         let place = assignment.place.clone();
         let replaced = self.held.lock().insert(place, Held::Open(assignment));
         end_replaced(replaced);
+        self.changes.fetch_add(1, Ordering::Release);
+    }
+
+    /// Returns how often an assignment was opened or taken away.
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
     }
 
     /// Notes a partition that is ours but must be opened first; what it replaces ends.
     pub(crate) fn wait(&self, place: TopicPartition) {
         let replaced = self.held.lock().insert(place, Held::Waiting);
         end_replaced(replaced);
+        self.changes.fetch_add(1, Ordering::Release);
     }
 
     /// Forgets a partition that the group took away, and returns its assignment.
     pub(crate) fn remove(&self, place: &TopicPartition) -> Option<Arc<Assignment>> {
+        self.changes.fetch_add(1, Ordering::Release);
         match self.held.lock().remove(place) {
             Some(Held::Open(assignment)) => Some(assignment),
             Some(Held::Waiting | Held::GivenUp(_)) | None => None,

@@ -99,8 +99,8 @@ pub struct IngestConfig {
     pub insecure: bool,
     /// The most records that one batch holds.
     pub batch_records_max: u32,
-    /// The most bytes of payload that one batch holds; four batches may be in
-    /// memory at a time: filling, waiting, folding, committing.
+    /// The most bytes of payload that one batch holds; three batches may be in memory at a time:
+    /// filling, folding, committing.
     pub batch_bytes_max: u32,
     /// How long a record waits at rest for others to share its transaction, in milliseconds.
     pub batch_age_ms: u32,
@@ -120,8 +120,8 @@ impl Default for IngestConfig {
             sources: Vec::new(),
             http: "127.0.0.1:8070".to_owned(),
             insecure: false,
-            batch_records_max: 50_000,
-            batch_bytes_max: 48 * 1024 * 1024,
+            batch_records_max: 100_000,
+            batch_bytes_max: 64 * 1024 * 1024,
             batch_age_ms: 20,
             rollup_interval_ms: 60_000,
             shutdown_deadline_ms: 20_000,

@@ -25,6 +25,9 @@ const CLAIMS_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a revocation waits for the transaction in hand.
 const REVOKE_PATIENCE: Duration = Duration::from_secs(2);
 
+/// How long leaving the group may take: librdkafka can wait for a coordinator that is away.
+const LEAVE_PATIENCE: Duration = Duration::from_secs(5);
+
 /// Claims and releases partitions when the group says so.
 pub(crate) struct GroupContext {
     /// Opens partitions that the group gives us.
@@ -126,4 +129,21 @@ pub(crate) fn list_of(places: &[TopicPartition]) -> TopicPartitionList {
         list.add_partition(topic, *partition);
     }
     list
+}
+
+/// Leaves the group; where that does not end in time, the group finds out by its own time-out, and
+/// the process ends all the same.
+pub(crate) fn leave(consumer: Arc<BaseConsumer<GroupContext>>) {
+    let (left, is_left) = std::sync::mpsc::channel();
+    let leaving = std::thread::Builder::new()
+        .name("leave".to_owned())
+        .spawn(move || {
+            consumer.unsubscribe();
+            drop(consumer);
+            // Nobody waits any more where it took too long.
+            left.send(()).unwrap_or_default();
+        });
+    if leaving.is_ok() {
+        is_left.recv_timeout(LEAVE_PATIENCE).unwrap_or_default();
+    }
 }

@@ -6,8 +6,8 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use domain::hash::{Canonical, Hash128};
-use domain::ids::Offset;
+use domain::hash::{Canonical, Hash128, Hash256};
+use domain::ids::{Offset, PartRef};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
@@ -64,17 +64,19 @@ pub fn group_config(kafka: &KafkaConfig) -> ClientConfig {
         .set("isolation.level", "read_committed")
         .set("enable.partition.eof", "false");
     // Ours unless the user tuned them: queues small enough for a stated bound of memory, found
-    // topics and partitions within a second. A partition's queue asks for more below 20 000 records
-    // and 32 MiB, and then holds one more fetch: 512 KiB as compressed, which small records unpack to
+    // topics and partitions within a second. A partition's queue asks for more below 5 000 records
+    // and 8 MiB, and then holds one more fetch: 512 KiB as compressed, which small records unpack to
     // twenty times that.
     for (key, value) in [
         ("fetch.message.max.bytes", "524288"),
-        ("queued.min.messages", "20000"),
-        ("queued.max.messages.kbytes", "32768"),
+        ("queued.min.messages", "5000"),
+        ("queued.max.messages.kbytes", "8192"),
         ("fetch.queue.backoff.ms", "10"),
         ("fetch.wait.max.ms", "20"),
         ("topic.metadata.refresh.interval.ms", "1000"),
         ("reconnect.backoff.max.ms", "1000"),
+        // What it counts for the broker costs a lock and a histogram at each record.
+        ("enable.metrics.push", "false"),
     ] {
         if !kafka.properties.contains_key(key) {
             config.set(key, value);
@@ -129,6 +131,15 @@ pub fn fingerprint(time_ms: i64, key: Option<&[u8]>, value: Option<&[u8]>) -> Ha
             .bytes(field.unwrap_or_default());
     }
     canonical.finish128()
+}
+
+/// Writes a chain's head as the metadata of a group offset: `tollbook/1 chain=… part=… hash=…`.
+#[must_use]
+pub fn head_metadata(part: PartRef, hash: Hash256) -> String {
+    format!(
+        "tollbook/1 chain={} part={} hash={hash}",
+        part.chain.0, part.number.0
+    )
 }
 
 /// Why Kafka did not answer.

@@ -29,6 +29,7 @@ mod pipeline;
 pub mod policies;
 mod poll;
 pub mod prices;
+mod queues;
 mod roll_up;
 mod rules;
 mod run;
@@ -38,6 +39,6 @@ mod watch;
 
 pub use error::{IngestError, exit_of_store};
 pub use headers::Headers;
-pub use pipeline::head_metadata;
+pub use kafka::head_metadata;
 pub use rules::{Rules, UnusableRules};
 pub use run::{IngestSettings, Mode, Summary, run};

@@ -17,12 +17,13 @@ use store::batch::{
 };
 use store::claim::Backend;
 use store::{Database, StoreError};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::time::{Instant, sleep};
 
 use crate::assignment::{Assignment, Assignments, Lost};
 use crate::batch::{RawBatch, Slice};
 use crate::folding::{Folded, FoldingEnded, FoldingThread};
+use crate::kafka::head_metadata;
 use crate::observe;
 use crate::poll::{Feed, HeadMark};
 use crate::rules::{Rules, UnusableRules};
@@ -59,6 +60,7 @@ pub(crate) enum PipelineError {
 /// Folds and commits what the polling thread feeds.
 pub(crate) struct Pipeline {
     feed: mpsc::Receiver<Feed>,
+    wishes: Arc<Semaphore>,
     reserved: HashMap<u64, PartNumber>,
     folding: FoldingThread,
     committer: Committer,
@@ -96,12 +98,18 @@ enum Try {
 }
 
 impl Pipeline {
-    /// Makes a pipeline over a feed.
+    /// Makes a pipeline over a feed. It adds a permit to `wishes` whenever it waits for a batch, so
+    /// that the polling thread fills one up until then, and none waits half full.
     #[must_use]
-    pub(crate) fn new(feed: mpsc::Receiver<Feed>, committer: Committer) -> Self {
+    pub(crate) fn new(
+        feed: mpsc::Receiver<Feed>,
+        wishes: Arc<Semaphore>,
+        committer: Committer,
+    ) -> Self {
         let folding = committer.folding.clone();
         Self {
             feed,
+            wishes,
             reserved: HashMap::new(),
             folding,
             committer,
@@ -118,12 +126,13 @@ impl Pipeline {
         loop {
             let Self {
                 feed,
+                wishes,
                 reserved,
                 folding,
                 committer,
             } = &mut self;
             let (next, committed) = tokio::join!(
-                fold_next(feed, reserved, folding),
+                fold_next((feed, wishes), reserved, folding),
                 committer.commit(ready.take())
             );
             committed?;
@@ -143,11 +152,14 @@ enum Next {
 
 /// Waits for the next feed and folds it.
 async fn fold_next(
-    feed: &mut mpsc::Receiver<Feed>,
+    (feed, wishes): (&mut mpsc::Receiver<Feed>, &Semaphore),
     reserved: &mut HashMap<u64, PartNumber>,
     folding: &FoldingThread,
 ) -> Result<Option<Next>, PipelineError> {
     loop {
+        if feed.is_empty() && wishes.available_permits() == 0 {
+            wishes.add_permits(1);
+        }
         let raw = match feed.recv().await {
             None => return Ok(None),
             Some(Feed::Idle(idle)) => return Ok(Some(Next::Idle(idle))),
@@ -482,13 +494,4 @@ fn resolve_part((slice, write): (&Slice, &PartWrite)) -> ResolvePart {
         expected: write.expected,
         to: write.to,
     }
-}
-
-/// Writes a chain's head as the metadata of a group offset: `tollbook/1 chain=… part=… hash=…`.
-#[must_use]
-pub fn head_metadata(part: PartRef, hash: Hash256) -> String {
-    format!(
-        "tollbook/1 chain={} part={} hash={hash}",
-        part.chain.0, part.number.0
-    )
 }

@@ -16,19 +16,23 @@ use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::topic_partition_list::{Offset as RawOffset, TopicPartitionList};
 use service::Shutdown;
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
 use tokio::time::{Instant, timeout};
 
 use crate::assignment::{Assignment, Assignments};
 use crate::batch::RawBatch;
 use crate::config::{IngestConfig, KafkaConfig};
-use crate::group::{GroupContext, list_of, pause};
+use crate::group::{GroupContext, leave, pause};
 use crate::kafka::{LogError, TopicPartition, group_config};
 use crate::observe;
 use crate::opening::{Opened, Opener};
+use crate::queues::Queues;
 
 /// How long a full batch waits for the pipeline before its partitions are paused.
 const PRESSURE_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How often the group is served while the pipeline is waited for.
+const WISH_LOOK: Duration = Duration::from_millis(50);
 
 /// How often waiting partitions are tried again and heads are told to Kafka.
 const CHORES_INTERVAL: Duration = Duration::from_secs(1);
@@ -51,8 +55,12 @@ const BUSY_INTERVAL: Duration = Duration::from_millis(2);
 /// How many records at hand are taken between two looks at the clock, the pipeline and the chores.
 const RECORDS_PER_LOOK: usize = 256;
 
-/// How long leaving the group may take: librdkafka can wait for a coordinator that is away.
-const LEAVE_PATIENCE: Duration = Duration::from_secs(5);
+/// How long the broker may take to go on with the partition at hand while the pipeline is busy.
+const TURN_PATIENCE: Duration = Duration::from_millis(20);
+
+/// How long the main queue must be empty before the queues that were split off are read: a partition's
+/// first records may have come there just before.
+const SPLIT_PATIENCE: Duration = Duration::from_millis(1);
 
 /// What the polling thread tells the pipeline.
 pub(crate) enum Feed {
@@ -75,17 +83,18 @@ pub(crate) struct HeadMark {
 
 /// Polls Kafka and hands records over.
 pub(crate) struct Poller {
-    consumer: BaseConsumer<GroupContext>,
+    consumer: Arc<BaseConsumer<GroupContext>>,
+    queues: Queues,
     opener: Arc<Opener>,
     assignments: Arc<Assignments>,
     feed: mpsc::Sender<Feed>,
+    wishes: Arc<Semaphore>,
     heads: mpsc::Receiver<Vec<HeadMark>>,
     shutdown: Shutdown,
     runtime: Handle,
     bounds: IngestConfig,
     batch: RawBatch,
     batch_since: Option<Instant>,
-    current: Option<Arc<Assignment>>,
     untold: HashMap<TopicPartition, HeadMark>,
     /// When waiting partitions were tried last.
     tried: HashMap<TopicPartition, Instant>,
@@ -103,6 +112,8 @@ pub(crate) struct PollLinks {
     pub(crate) assignments: Arc<Assignments>,
     /// Records to the pipeline.
     pub(crate) feed: mpsc::Sender<Feed>,
+    /// A permit for each batch that the pipeline waits for.
+    pub(crate) wishes: Arc<Semaphore>,
     /// Heads from the pipeline; closed once it has ended.
     pub(crate) heads: mpsc::Receiver<Vec<HeadMark>>,
     /// Ends the thread.
@@ -125,6 +136,7 @@ impl Poller {
             opener,
             assignments,
             feed,
+            wishes,
             heads,
             shutdown,
         } = links;
@@ -132,21 +144,26 @@ impl Poller {
             opener: Arc::clone(&opener),
             assignments: Arc::clone(&assignments),
         };
-        let consumer = BaseConsumer::from_config_and_context(&group_config(kafka), context)
-            .map_err(LogError::BadSettings)?;
+        let mut consumer: BaseConsumer<_> =
+            FromClientConfigAndContext::from_config_and_context(&group_config(kafka), context)
+                .map_err(LogError::BadSettings)?;
+        let queues = Queues::default();
+        let turns = queues.turns();
+        consumer.set_nonempty_callback(move || turns.note_event());
         consumer.subscribe(topics).map_err(LogError::BadSettings)?;
         Ok(Self {
-            consumer,
+            consumer: Arc::new(consumer),
+            queues,
             opener,
             assignments,
             feed,
+            wishes,
             heads,
             shutdown,
             runtime: Handle::current(),
             bounds: bounds.clone(),
             batch: RawBatch::default(),
             batch_since: None,
-            current: None,
             untold: HashMap::new(),
             tried: HashMap::new(),
             given_up_for: kafka.session_timeout() * GIVEN_UP_TIMEOUTS,
@@ -159,73 +176,71 @@ impl Poller {
     /// it holds, waits for the pipeline, tells the last heads to Kafka and leaves the group.
     pub(crate) fn run(mut self) {
         while !self.shutdown.is_requested() && !self.feed.is_closed() {
+            self.serve_group();
             // Where records are at hand, the clock is read once for many of them.
-            for _ in 0..RECORDS_PER_LOOK {
-                if self.is_full() || !self.poll_once(Duration::ZERO) {
-                    break;
-                }
-            }
+            let is_empty = self.take_records(RECORDS_PER_LOOK);
             self.hand_over();
             self.do_chores();
-            if !self.is_full() {
-                self.poll_once(self.wait());
+            if is_empty && !self.is_full() {
+                self.queues.wait(self.wait());
             }
         }
         self.drain();
     }
 
-    /// Polls for so long; says whether a record came.
-    fn poll_once(&mut self, wait: Duration) -> bool {
-        match self.consumer.poll(wait) {
-            Some(Ok(message)) => {
-                let place = Self::take(
-                    &self.assignments,
-                    &mut self.current,
-                    &mut self.batch,
-                    &message,
-                );
-                drop(message);
-                if let Some(place) = place {
-                    pause(&self.consumer, &[place]);
+    /// Serves the group's events, and takes what came before its partition's queue was split off.
+    fn serve_group(&mut self) {
+        let is_split = self.queues.follow(&self.consumer, &self.assignments);
+        let wait = if is_split {
+            SPLIT_PATIENCE
+        } else {
+            Duration::ZERO
+        };
+        // An event is served without a word, as if the queue were empty.
+        let mut empty = 0;
+        while empty < 2 && !self.is_full() {
+            match self.consumer.poll(wait) {
+                Some(Ok(message)) => {
+                    let open = self
+                        .assignments
+                        .open_at(message.topic(), message.partition());
+                    let is_taken = open.is_some_and(|it| take(&mut self.batch, &it, &message));
+                    if !is_taken {
+                        let place = (Arc::from(message.topic()), message.partition());
+                        pause(&self.consumer, &[place]);
+                    }
+                    store::fault::point("poll::after_poll");
                 }
-                store::fault::point("poll::after_poll");
-                true
+                Some(Err(error)) => observe::broker_trouble(&error, "poll"),
+                None => empty += 1,
             }
-            Some(Err(error)) => {
-                observe::broker_trouble(&error, "poll");
-                false
-            }
-            None => false,
         }
     }
 
-    /// Adds a message to the batch, or returns its partition where it is not ours to fold: no open
-    /// assignment, or an offset that lies before what was read.
-    fn take(
-        assignments: &Assignments,
-        current: &mut Option<Arc<Assignment>>,
-        batch: &mut RawBatch,
-        message: &BorrowedMessage<'_>,
-    ) -> Option<TopicPartition> {
-        let is_current = current.as_ref().is_some_and(|known| {
-            known.place.1 == message.partition()
-                && *known.place.0 == *message.topic()
-                && known.is_open()
-        });
-        if !is_current {
-            *current = assignments.open_at(message.topic(), message.partition());
-        }
-        let place = || (Arc::from(message.topic()), message.partition());
-        let Some(assignment) = current else {
-            return Some(place());
+    /// Takes at most so many records from the partitions' queues; says whether those are empty.
+    fn take_records(&mut self, count: usize) -> bool {
+        // While the pipeline is busy there is no hurry to end the turn of a partition.
+        let patience = if self.wishes.available_permits() == 0 {
+            TURN_PATIENCE
+        } else {
+            Duration::ZERO
         };
-        if !assignment.read(Offset(message.offset())) {
-            observe::went_backwards(assignment, message.offset());
-            assignment.end();
-            return Some(place());
+        for _ in 0..count {
+            if self.is_full() {
+                return false;
+            }
+            match self.queues.next(patience) {
+                Some((assignment, Ok(message))) => {
+                    if !take(&mut self.batch, assignment, &message) {
+                        pause(&self.consumer, std::slice::from_ref(&assignment.place));
+                    }
+                    store::fault::point("poll::after_poll");
+                }
+                Some((_, Err(error))) => observe::broker_trouble(&error, "poll"),
+                None => return true,
+            }
         }
-        batch.push(assignment, message);
-        None
+        false
     }
 
     /// Returns how long to wait for a record: until the batch is old enough, and where it is but the
@@ -250,14 +265,34 @@ impl Poller {
         if !is_full && since.elapsed() < self.bounds.batch_age() {
             return;
         }
-        if self.feed.capacity() == 0 && is_full {
-            self.hold_back();
-        }
-        if let Ok(permit) = self.feed.try_reserve() {
+        if self.take_wish(Duration::ZERO) || (is_full && self.hold_back()) {
             self.batch_since = None;
+            self.queues.end_turn();
             let next = RawBatch::with_room_of(&self.batch);
-            permit.send(Feed::Batch(std::mem::replace(&mut self.batch, next)));
+            let batch = std::mem::replace(&mut self.batch, next);
+            // There is room for what was wished; a closed channel means that the pipeline ended, and
+            // what it did not fold is read again.
+            self.feed.try_send(Feed::Batch(batch)).unwrap_or_default();
         }
+    }
+
+    /// Waits at most so long until the pipeline wishes for a batch; says whether it does.
+    fn take_wish(&self, patience: Duration) -> bool {
+        if let Ok(wish) = self.wishes.try_acquire() {
+            wish.forget();
+            return true;
+        }
+        if patience.is_zero() {
+            return false;
+        }
+        let wish = async {
+            tokio::select! {
+                wish = self.wishes.acquire() => wish.map(SemaphorePermit::forget).is_ok(),
+                () = self.feed.closed() => false,
+            }
+        };
+        let wished = self.runtime.block_on(timeout(patience, wish));
+        wished.unwrap_or(false)
     }
 
     fn is_full(&self) -> bool {
@@ -265,60 +300,32 @@ impl Poller {
             || self.batch.bytes() >= self.bounds.batch_bytes_max as usize
     }
 
-    /// Waits for the pipeline to take a batch; where it does not within a second, pauses and polls
-    /// on, so that the group does not think us dead.
-    fn hold_back(&mut self) {
-        let has_room = |patience: Duration| {
-            let reserved = self
-                .runtime
-                .block_on(timeout(patience, self.feed.reserve()));
-            // A closed channel means that the pipeline ended; the loop sees that.
-            reserved.is_ok()
-        };
-        if has_room(PRESSURE_PATIENCE) {
-            return;
-        }
-        let Ok(paused) = self.consumer.assignment() else {
-            return;
-        };
-        if let Err(error) = self.consumer.pause(&paused) {
-            observe::broker_trouble(&error, "pause");
-            return;
+    /// Waits until the pipeline wishes for a batch; where it does not within a second, polls on, so
+    /// that the group does not think us dead. Says `false` where the process or the pipeline ends.
+    fn hold_back(&mut self) -> bool {
+        if self.take_wish(PRESSURE_PATIENCE) {
+            return true;
         }
         observe::held_back();
         while !self.shutdown.is_requested() && !self.feed.is_closed() {
-            // What a rebalance hands out meanwhile is not paused; what it delivers is read again.
+            // The partitions' queues fill up to librdkafka's bounds meanwhile. What a rebalance hands
+            // out now comes by the main queue, and is read again.
             match self.consumer.poll(Duration::ZERO) {
                 Some(Ok(message)) => self.rewind(&message),
                 Some(Err(error)) => observe::broker_trouble(&error, "poll"),
                 None => {}
             }
-            let reserved = self
-                .runtime
-                .block_on(timeout(Duration::from_millis(50), self.feed.reserve()));
-            if reserved.is_ok() {
-                break;
+            if self.take_wish(WISH_LOOK) {
+                return true;
             }
         }
-        self.resume_open();
+        false
     }
 
     /// Puts a message back that there is no room for: its partition is opened anew later.
     fn rewind(&self, message: &BorrowedMessage<'_>) {
         self.assignments
             .wait((Arc::from(message.topic()), message.partition()));
-    }
-
-    fn resume_open(&self) {
-        let places: Vec<_> = self
-            .assignments
-            .open()
-            .iter()
-            .map(|assignment| assignment.place.clone())
-            .collect();
-        if let Err(error) = self.consumer.resume(&list_of(&places)) {
-            observe::broker_trouble(&error, "resume");
-        }
     }
 
     fn do_chores(&mut self) {
@@ -428,8 +435,11 @@ impl Poller {
             }
         }
         if !idle.is_empty() {
-            // No room means that it is not at rest after all.
-            self.feed.try_send(Feed::Idle(idle)).unwrap_or_default();
+            // One at a time, beside which there is room for a batch; a pipeline that is busy is told
+            // again later.
+            if self.feed.capacity() == self.feed.max_capacity() {
+                self.feed.try_send(Feed::Idle(idle)).unwrap_or_default();
+            }
         }
     }
 
@@ -458,23 +468,22 @@ impl Poller {
         for assignment in self.assignments.open() {
             assignment.end();
         }
+        drop(self.queues);
         leave(self.consumer);
     }
 }
 
-/// Leaves the group; where that does not end in time, the group finds out by its own time-out, and
-/// the process ends all the same.
-fn leave(consumer: BaseConsumer<GroupContext>) {
-    let (left, is_left) = std::sync::mpsc::channel();
-    let leaving = std::thread::Builder::new()
-        .name("leave".to_owned())
-        .spawn(move || {
-            consumer.unsubscribe();
-            drop(consumer);
-            // Nobody waits any more where it took too long.
-            left.send(()).unwrap_or_default();
-        });
-    if leaving.is_ok() {
-        is_left.recv_timeout(LEAVE_PATIENCE).unwrap_or_default();
+/// Adds a message to the batch; false where it is not ours to fold: its assignment has ended, or its
+/// offset lies before what was read.
+fn take(batch: &mut RawBatch, assignment: &Arc<Assignment>, message: &BorrowedMessage<'_>) -> bool {
+    if !assignment.is_open() {
+        return false;
     }
+    if !assignment.read(Offset(message.offset())) {
+        observe::went_backwards(assignment, message.offset());
+        assignment.end();
+        return false;
+    }
+    batch.push(assignment, message);
+    true
 }

@@ -19,7 +19,7 @@ use service::{Shutdown, Tasks};
 use store::source::NewSource;
 use store::{Database, Role, Writer};
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::time::sleep;
 use uuid::Uuid;
 
@@ -234,7 +234,9 @@ impl<'s> Run<'s> {
         let backend = Arc::new(Mutex::new(writer.backend()));
         observe::writer(writer.backend());
         let assignments = Arc::new(Assignments::default());
-        let (feed, records) = mpsc::channel(1);
+        // A batch, and beside it positions of partitions at rest.
+        let (feed, records) = mpsc::channel(2);
+        let wishes = Arc::new(Semaphore::new(0));
         let (heads, told) = mpsc::channel(64);
         let opener = Opener::new(
             self.database.clone(),
@@ -247,6 +249,7 @@ impl<'s> Run<'s> {
             opener: Arc::new(opener),
             assignments: Arc::clone(&assignments),
             feed,
+            wishes: Arc::clone(&wishes),
             heads: told,
             shutdown: shutdown.clone(),
         };
@@ -266,7 +269,7 @@ impl<'s> Run<'s> {
         };
         let begins_anew = Arc::clone(begins_anew);
         tasks.spawn("pipeline", async move {
-            match Pipeline::new(records, committer).run().await {
+            match Pipeline::new(records, wishes, committer).run().await {
                 Ok(()) => Ok(()),
                 Err(PipelineError::BeginAnew) => {
                     begins_anew.store(true, Ordering::Release);

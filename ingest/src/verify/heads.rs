@@ -161,7 +161,7 @@ impl<'h> ChainHeads<'h> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pipeline::head_metadata;
+    use crate::kafka::head_metadata;
 
     #[test]
     fn heads_are_read_as_the_pipeline_writes_them() {

@@ -1,0 +1,183 @@
+//! The partitions' own queues: under a backlog a batch holds the records of one partition or few.
+//!
+//! A part has a posting per series, so that one part of fifty thousand events posts a good deal less
+//! than four of a quarter of that. So the queue at hand is read until it is empty or the batch is
+//! full, and the next batch begins with the queue that waited longest; at rest, where queues are soon
+//! empty, a batch holds all partitions.
+//!
+//! Invariant: a queue that may hold records is at hand or waits for its turn, exactly once. The
+//! consumer's main queue keeps the group's events, and records that came before their partition's
+//! queue was split off. Deliberately absent: what becomes of a record (`poll`).
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+use rdkafka::consumer::BaseConsumer;
+use rdkafka::consumer::base_consumer::PartitionQueue;
+use rdkafka::error::KafkaResult;
+use rdkafka::message::BorrowedMessage;
+
+use crate::assignment::{Assignment, Assignments};
+use crate::group::GroupContext;
+
+/// A queue that gave so many records in its turn has a backlog behind it: where it is empty, the next
+/// answer of the broker is on its way.
+const BACKLOG: usize = 2_000;
+
+/// The queues of the open assignments.
+#[derive(Default)]
+pub(crate) struct Queues {
+    by_assignment: HashMap<u64, Queue>,
+    /// The assignment whose queue is read.
+    at_hand: Option<u64>,
+    /// How many records it gave in its turn.
+    taken: usize,
+    turns: Arc<Turns>,
+    /// As of when the assignments are followed.
+    followed: Option<u64>,
+}
+
+struct Queue {
+    assignment: Arc<Assignment>,
+    records: PartitionQueue<GroupContext>,
+}
+
+/// Whose turn it is; librdkafka's threads add to it.
+#[derive(Default)]
+pub(crate) struct Turns {
+    state: Mutex<Waiting>,
+    added: Condvar,
+}
+
+#[derive(Default)]
+struct Waiting {
+    /// Assignments whose queues may hold records, in the order of their turns, each once.
+    assignments: VecDeque<u64>,
+    /// The main queue holds something.
+    has_event: bool,
+}
+
+impl Turns {
+    /// Notes that the main queue holds something. Called by librdkafka's threads.
+    pub(crate) fn note_event(&self) {
+        self.state.lock().has_event = true;
+        self.added.notify_one();
+    }
+
+    fn add(&self, assignment: u64) {
+        let mut state = self.state.lock();
+        if !state.assignments.contains(&assignment) {
+            state.assignments.push_back(assignment);
+            drop(state);
+            self.added.notify_one();
+        }
+    }
+
+    fn next(&self) -> Option<u64> {
+        self.state.lock().assignments.pop_front()
+    }
+}
+
+impl Queues {
+    /// Returns what is to be told of the main queue's events.
+    pub(crate) fn turns(&self) -> Arc<Turns> {
+        Arc::clone(&self.turns)
+    }
+
+    /// Splits off the queues of newly opened assignments and forgets those of ended ones. Says
+    /// whether a queue was split off: what the main queue holds by now must be taken first.
+    pub(crate) fn follow(
+        &mut self,
+        consumer: &Arc<BaseConsumer<GroupContext>>,
+        assignments: &Assignments,
+    ) -> bool {
+        let changes = assignments.changes();
+        if self.followed == Some(changes) {
+            return false;
+        }
+        self.followed = Some(changes);
+        // Forgotten first: a queue that goes takes the callback of its successor with it.
+        self.by_assignment
+            .retain(|_, queue| queue.assignment.is_open());
+        let mut is_split = false;
+        for assignment in assignments.open() {
+            if !self.by_assignment.contains_key(&assignment.id) {
+                is_split |= self.split(consumer, assignment);
+            }
+        }
+        is_split
+    }
+
+    fn split(
+        &mut self,
+        consumer: &Arc<BaseConsumer<GroupContext>>,
+        assignment: Arc<Assignment>,
+    ) -> bool {
+        let (topic, partition) = &assignment.place;
+        let Some(mut records) = consumer.split_partition_queue(topic, *partition) else {
+            // A name that C cannot hold, which no topic has; its records would come by the main queue.
+            return false;
+        };
+        let (turns, id) = (Arc::clone(&self.turns), assignment.id);
+        records.set_nonempty_callback(move || turns.add(id));
+        // What it holds by now called nobody.
+        self.turns.add(id);
+        self.by_assignment.insert(
+            id,
+            Queue {
+                assignment,
+                records,
+            },
+        );
+        true
+    }
+
+    /// Returns the next record of the queue at hand, and whose it is; of the next queue where that is
+    /// empty for so long, once it gave enough; `None` where all are.
+    pub(crate) fn next(
+        &mut self,
+        patience: Duration,
+    ) -> Option<(&Arc<Assignment>, KafkaResult<BorrowedMessage<'_>>)> {
+        loop {
+            let id = match self.at_hand {
+                Some(id) => id,
+                None => {
+                    self.taken = 0;
+                    *self.at_hand.insert(self.turns.next()?)
+                }
+            };
+            if let Some(queue) = self.by_assignment.get(&id) {
+                // A poll without a wait reads no clock.
+                let mut polled = queue.records.poll(Duration::ZERO);
+                if polled.is_none() && self.taken >= BACKLOG && !patience.is_zero() {
+                    polled = queue.records.poll(patience);
+                }
+                if let Some(polled) = polled {
+                    self.taken += 1;
+                    return Some((&queue.assignment, polled));
+                }
+            }
+            // Its next record asks for its next turn.
+            self.at_hand = None;
+        }
+    }
+
+    /// Ends the turn of the queue at hand.
+    pub(crate) fn end_turn(&mut self) {
+        if let Some(id) = self.at_hand.take() {
+            self.turns.add(id);
+        }
+    }
+
+    /// Waits until a queue may hold something, at most this long.
+    pub(crate) fn wait(&self, patience: Duration) {
+        let mut state = self.turns.state.lock();
+        if self.at_hand.is_none() && state.assignments.is_empty() && !state.has_event {
+            self.turns.added.wait_for(&mut state, patience);
+        }
+        // What came is taken by the caller's next look.
+        state.has_event = false;
+    }
+}
