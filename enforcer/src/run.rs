@@ -155,7 +155,10 @@ pub(crate) fn begin(
     })?;
     protocols.follow(tasks);
     keep_house(engine.clone(), clock, tasks);
-    let feed = FeedSettings { others: beside, ..feed };
+    let feed = FeedSettings {
+        others: beside,
+        ..feed
+    };
     feed::start(&engine, replica, feed, readiness, tasks).map_err(EnforcerError::Failed)?;
     tracing::info!(http.address = %addresses.http, grpc.address = %addresses.grpc, "decisions are served");
     Ok((engine, addresses))

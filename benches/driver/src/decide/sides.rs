@@ -125,6 +125,8 @@ impl Ours {
         };
         let installation = Installation::new(executable, servers, &settings)?;
         installation.run(&["migrate"])?;
+        // Puts sources and policies in force.
+        installation.run(&["ingest", "--until-caught-up"])?;
         let child = installation.start(&["enforcer"]);
         let ours = Self {
             installation,

@@ -187,8 +187,9 @@ fn of_case(case: &str, connections: usize, runs: &[Run]) -> Value {
         let ratios = ratios.map(|ratio| rounded(ratio, 1000.0));
         line.insert(format!("ratio_{name}"), json!(ratios));
         for (side, prefix) in [(Side::Ours, ""), (Side::Noop, "noop_")] {
-            let median = median(of(side).map(|run| figure(&run.figures)).collect());
-            line.insert(format!("{prefix}{name}"), json!(median));
+            let middle = median(of(side).map(|run| figure(&run.figures)).collect());
+            let middle = middle.map(|middle| rounded(middle, 1000.0));
+            line.insert(format!("{prefix}{name}"), json!(middle));
         }
     }
     Value::Object(line)
