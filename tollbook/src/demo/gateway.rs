@@ -57,6 +57,15 @@ pub(super) struct Refusal {
     pub(super) reset: String,
 }
 
+impl Refusal {
+    /// Returns the values of the key but the tenant, of which the demo has one.
+    pub(super) fn of_whom(&self) -> String {
+        let named = self.key.iter().filter(|(name, _)| *name != "tenant");
+        let values = named.filter_map(|(_, value)| value.as_deref());
+        values.collect::<Vec<_>>().join(", ")
+    }
+}
+
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
@@ -69,7 +78,7 @@ impl fmt::Display for Refusal {
         } = self;
         write!(
             f,
-            "{policy}'s {limit} is used up, {used} of {limit_value}, until {reset}"
+            "{policy}/{limit} has {used} of {limit_value} used, until {reset}"
         )
     }
 }
@@ -138,12 +147,8 @@ impl Gateway {
             return None;
         }
         let refusal: Refusal = serde_json::from_value(answer.refusal).ok()?;
-        let values: Vec<&str> = refusal.key.values().flatten().map(String::as_str).collect();
-        let key = (
-            refusal.policy.clone(),
-            refusal.limit.clone(),
-            values.join(", "),
-        );
+        let (policy, limit) = (refusal.policy.clone(), refusal.limit.clone());
+        let key = (policy, limit, refusal.of_whom());
         let counted = self.refusals.entry(key);
         let (count, last) = counted.or_insert_with(|| (0, refusal.clone()));
         *count += 1;

@@ -123,15 +123,14 @@ fn refused(refusals: &[(u64, Refusal)]) -> Table {
         "limit",
         "of",
         "used",
-        "limit",
+        "may be",
         "refused (429)",
         "until",
     ]);
     for (count, refusal) in refusals {
-        let values = refusal.key.values().flatten();
         table.add_row([
             format!("{}/{}", refusal.policy, refusal.limit),
-            values.map(String::as_str).collect::<Vec<_>>().join(", "),
+            refusal.of_whom(),
             refusal.used.clone(),
             refusal.limit_value.clone(),
             grouped((*count).into()),

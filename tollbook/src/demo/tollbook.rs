@@ -24,7 +24,7 @@ name: captured-teams
 description: What each team may spend in a day.
 match: { app: { prefix: team- } }
 limits:
-  - { name: daily-budget, meter: cost, limit: \"0.10\", per: [app], window: { calendar: day } }
+  - { name: daily-budget, meter: cost, limit: \"1\", per: [app], window: { calendar: day } }
 ---
 name: checkout
 description: The checkout assistant's budget of a day.
