@@ -29,6 +29,9 @@ use crate::{print, text};
 /// Probes of each case; the 99th percentile is the third greatest.
 const PROBES: u64 = 200;
 
+/// How long all probes of a case may take; where they take longer there are fewer, and the line says so.
+const PROBE_FOR: Duration = Duration::from_secs(40);
+
 /// How long a probe may take; the first one waits for ingest to start.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -171,8 +174,11 @@ impl Prober {
     }
 
     fn probe_often(&mut self) -> Result<Vec<f64>, String> {
-        let mut lags_ms = Vec::new();
+        let (mut lags_ms, began) = (Vec::new(), Instant::now());
         for _ in 0..PROBES {
+            if began.elapsed() > PROBE_FOR {
+                break;
+            }
             wait::pause(Duration::from_millis(self.random.below(PAUSE_MS)));
             lags_ms.push(self.probe()?);
         }
