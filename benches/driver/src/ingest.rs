@@ -28,7 +28,11 @@ pub(crate) struct Arguments {
     #[arg(long, default_value_t = 2_000_000)]
     events: u64,
     /// The shapes of traffic, one after the other.
-    #[arg(long, value_delimiter = ',', default_value = "zipf,hot,duplicates")]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "zipf,hot,duplicates,limits"
+    )]
     cases: Vec<Case>,
     /// How often each side runs.
     #[arg(long, default_value_t = 3)]
