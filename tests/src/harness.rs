@@ -6,6 +6,7 @@
 
 pub mod children;
 pub mod database;
+pub mod envoy;
 pub mod folders;
 pub mod kafka;
 pub mod load;

@@ -4,6 +4,7 @@ mod bounds;
 mod captured;
 mod command_errors;
 mod corrections;
+mod envoy;
 mod formats;
 mod kill;
 mod limits;
@@ -37,6 +38,7 @@ pub(crate) fn all() -> Vec<Test> {
         mutated::TESTS,
         captured::TESTS,
         corrections::TESTS,
+        envoy::TESTS,
         formats::TESTS,
         command_errors::TESTS,
         oracle::TESTS,
