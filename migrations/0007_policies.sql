@@ -1,5 +1,6 @@
 -- Policies in force and the accounts of their limits. New tables; the two that exist get a column
--- without a default and a wider check, which lock them for an instant.
+-- without a default and a wider check: quick, but the lock waits for the batches under way, and batches
+-- wait for it meanwhile.
 
 -- The policy files that were put in force together; a version never changes.
 create table policy_set (
@@ -56,9 +57,11 @@ create table account (
     key_values text[] not null,                  -- in the order of the limit's keys; null: missing
     primary key (counter, chain, slot),
     constraint account_opening check ((chain = 0) = (origin = 'opening'))
-) with (fillfactor = 50);
+);
 -- What changed since a part, for whoever follows.
 create index account_changed on account (chain, part);
+-- What no longer counts, to be deleted; it never changes.
+create index account_counted on account (counts_until);
 
 -- Up to which part each chain's accounts were sent to the feed, so that whoever owns the chain next
 -- sends what came after it again; of the openings (chain 0) up to which version of the policies.

@@ -117,16 +117,19 @@ pub(crate) struct RawBatch {
     records: usize,
     /// How many records a new slice has room for.
     slice_room: usize,
+    /// How many records all new slices together have room for: what the other batch had, however many
+    /// slices there will be.
+    room_left: usize,
 }
 
 impl RawBatch {
     /// Makes an empty batch with room for as many records as another one holds: under load batches
     /// are alike, and growing step by step would copy each of them once more.
     pub(crate) fn with_room_of(other: &Self) -> Self {
-        // On average, so that the sum stays what the other batch had, however its slices differ.
         let room = other.records.checked_div(other.slices.len());
         Self {
             slice_room: room.unwrap_or(0),
+            room_left: other.records,
             ..Self::default()
         }
     }
@@ -197,9 +200,11 @@ impl RawBatch {
             .iter()
             .position(|slice| slice.assignment.id == assignment.id);
         let index = found.unwrap_or_else(|| {
+            let room = self.slice_room.min(self.room_left);
+            self.room_left -= room;
             self.slices.push(Slice {
                 assignment: Arc::clone(assignment),
-                records: Vec::with_capacity(self.slice_room),
+                records: Vec::with_capacity(room),
                 headers: Vec::new(),
                 tail_time: -1,
                 tail_key: None,

@@ -28,7 +28,11 @@ use crate::observe;
 use crate::opening::{Opened, Opener};
 use crate::queues::Queues;
 
-/// How long a full batch waits for the pipeline before its partitions are paused.
+/// How often the group's queue must seem empty after a partition's queue was split off: more events than
+/// ever wait there at once.
+const LOOKS_AFTER_SPLIT: u32 = 16;
+
+/// How long a full batch waits for the pipeline before the group is served without taking records.
 const PRESSURE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How often the group is served while the pipeline is waited for.
@@ -196,9 +200,11 @@ impl Poller {
         } else {
             Duration::ZERO
         };
-        // An event is served without a word, as if the queue were empty.
+        // An event is served without a word, as if the queue were empty; and records that came before the
+        // split must all be taken before any of the partition's own queue.
+        let looks = if is_split { LOOKS_AFTER_SPLIT } else { 2 };
         let mut empty = 0;
-        while empty < 2 && !self.is_full() {
+        while empty < looks && !self.is_full() {
             match self.consumer.poll(wait) {
                 Some(Ok(message)) => {
                     let open = self

@@ -44,6 +44,11 @@ pub(crate) async fn keep(database: Database, age_max: Duration, shutdown: Shutdo
                         break;
                     }
                 }
+                Ok(RolledUp::DayFailed { parts, error }) => {
+                    observe::rolled_up(parts);
+                    observe::rollup_failed(&error.into());
+                    break;
+                }
                 Ok(RolledUp::Busy) => break,
                 Err(error) => {
                     observe::rollup_failed(&error);
@@ -66,6 +71,7 @@ pub(crate) async fn finish(database: &Database, age_max: Duration) -> Result<(),
                 is_behind: true, ..
             }) => {}
             Ok(RolledUp::Moved { .. } | RolledUp::Busy) => return Ok(()),
+            Ok(RolledUp::DayFailed { error, .. }) => return Err(error.into()),
             Err(RollUpError::Store(error)) => return Err(error.into()),
             Err(error @ RollUpError::AmountDiffers(_)) => {
                 let failure = Failure::new(Exit::Data, error.to_string());

@@ -29,8 +29,9 @@ use crate::window::{Period, SlotCursor, SlotRule, Span, WindowSpec};
 
 pub use sums::{AccountSum, AccountSums, SeriesUse};
 
-/// Series whose counters are remembered at most; about 200 bytes each.
-const SERIES_MAX: usize = 200_000;
+/// Counters of series that are remembered at most; about 300 bytes each, and a series has one for each
+/// limit that holds for it.
+const COUNTERS_MAX: usize = 200_000;
 
 /// Whose use a counter counts.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -264,6 +265,8 @@ impl LogLimits {
 pub struct LogCounter {
     limits: Arc<LogLimits>,
     counters: HashMap<SeriesId, Arc<[CounterOf]>, RandomState>,
+    /// How many counters are remembered.
+    held: usize,
     slots: Vec<Option<SlotCursor>>,
 }
 
@@ -277,6 +280,7 @@ impl LogCounter {
         Self {
             limits,
             counters: HashMap::default(),
+            held: 0,
             slots,
         }
     }
@@ -307,13 +311,18 @@ impl LogCounter {
         let Self {
             limits,
             counters,
+            held,
             slots,
         } = self;
         if !counters.contains_key(&id) {
-            if counters.len() >= SERIES_MAX {
+            let found = limits.counters_of(used.series);
+            // A series without a limit is remembered as well.
+            *held = held.saturating_add(found.len().max(1));
+            if *held > COUNTERS_MAX {
+                *held = found.len().max(1);
                 counters.clear();
             }
-            counters.insert(id, limits.counters_of(used.series).into());
+            counters.insert(id, found.into());
         }
         let Some(counters) = counters.get(&id) else {
             return;

@@ -7,7 +7,7 @@
 
 mod opening;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
@@ -15,8 +15,8 @@ use domain::counting::LogLimits;
 use domain::hash::Hash128;
 use domain::ids::Version;
 use domain::policy::CompiledSet;
-use domain::policy::files::{PolicyFile, from_canonical, to_canonical};
-use domain::policy::model::LimitId;
+use domain::policy::files::{PolicyFile, compile_files, from_canonical, to_canonical};
+use domain::policy::model::{Limit, LimitId};
 use domain::time::UnixMs;
 use sqlx::{PgConnection, Postgres, Transaction};
 use uuid::Uuid;
@@ -260,7 +260,11 @@ async fn put_held(
     };
     if let Some(limits) = LogLimits::of(Arc::clone(&new.set)) {
         insert_limits(tx, version, &limits, &before, now).await?;
-        let begins = |id: &LimitId| !before.contains_key(id);
+        let counted_otherwise = match new.after {
+            Some(before) => counted_otherwise(tx, before, &new.set).await?,
+            None => HashSet::new(),
+        };
+        let begins = |id: &LimitId| !before.contains_key(id) || counted_otherwise.contains(id);
         opening::open(tx, version, &limits, now, begins).await?;
     }
     sqlx::query!(
@@ -270,6 +274,34 @@ async fn put_held(
     .execute(&mut **tx)
     .await?;
     Ok(Put::Yes(version))
+}
+
+/// Returns the limits that stay and count otherwise from now on: usage without a price, or requests that
+/// lack a key. What the ledger holds is other use under them, so they are opened anew.
+async fn counted_otherwise(
+    tx: &mut PgConnection,
+    before: Version,
+    set: &CompiledSet,
+) -> Result<HashSet<LimitId>, StoreError> {
+    let content = sqlx::query_scalar!(
+        "/* counted_otherwise */ select content from policy_set where version = $1",
+        before.0
+    )
+    .fetch_one(&mut *tx)
+    .await?;
+    let Ok(known) = compile_files(&read_files(before, &content)?) else {
+        // An older program's set that this one no longer reads: nobody knows how it counted.
+        return Ok(set.limits().map(|(id, ..)| id).collect());
+    };
+    let how = |limit: &Limit| (limit.missing_key, limit.unpriced_rate);
+    let known: HashMap<_, _> = known
+        .limits()
+        .map(|(id, _, _, limit)| (id, how(limit)))
+        .collect();
+    let differs = |id: &LimitId, limit: &Limit| known.get(id).is_some_and(|it| *it != how(limit));
+    let limits = set.limits();
+    let changed = limits.filter(|(id, _, _, limit)| differs(id, limit));
+    Ok(changed.map(|(id, ..)| id).collect())
 }
 
 /// Notes from when on each limit counts all: as before, or as a limit that begins.

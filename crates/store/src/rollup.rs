@@ -27,7 +27,7 @@ const PARTS_MAX: i64 = 20_000;
 const POSTINGS_MAX: i64 = 500_000;
 
 /// What one run did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum RolledUp {
     /// Another process is rolling up; nothing was done.
     Busy,
@@ -37,6 +37,13 @@ pub enum RolledUp {
         parts: u64,
         /// More parts or past days wait; run again at once.
         is_behind: bool,
+    },
+    /// Parts were moved, and then a past day could not be made: told, and tried again later.
+    DayFailed {
+        /// How many parts were rolled up.
+        parts: u64,
+        /// Why.
+        error: StoreError,
     },
 }
 
@@ -165,8 +172,10 @@ pub async fn roll_up(db: &Database) -> Result<RolledUp, RollUpError> {
     let is_behind = plan.is_behind
         || match make_next_day(db).await {
             Ok(was_made) => was_made,
-            // What was moved is told first; the next run, due at once, meets the error again.
-            Err(_) if parts > 0 => true,
+            Err(error) if parts > 0 => {
+                let error = error.into();
+                return Ok(RolledUp::DayFailed { parts, error });
+            }
             Err(error) => return Err(error.into()),
         };
     Ok(RolledUp::Moved { parts, is_behind })

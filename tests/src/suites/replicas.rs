@@ -71,7 +71,10 @@ struct Replica {
 impl Replica {
     fn start(config: &Config) -> Self {
         let port = free_port();
-        let more = format!("\n[enforcer]\nhttp = \"127.0.0.1:{port}\"\nthreads = 1\n");
+        let more = format!(
+            "\n[enforcer]\nhttp = \"127.0.0.1:{port}\"\ngrpc = \"127.0.0.1:{}\"\nthreads = 1\n",
+            free_port()
+        );
         let config = config.clone().with_more(&more);
         Self {
             child: config.start(&["enforcer"]),

@@ -26,8 +26,10 @@ use crate::cost::instant;
 use crate::error::StoreError;
 use crate::in_force::uuid_of;
 
-/// How long the ledger may be summed, while no batch commits.
-const STATEMENT_TIMEOUT: &str = "set local statement_timeout = '5min'";
+/// How long the ledger may be summed, while no batch commits, and how long Postgres may wait meanwhile
+/// for what is made of its rows.
+const TIMEOUTS: &str = "set local statement_timeout = '5min';
+    set local idle_in_transaction_session_timeout = '5min'";
 
 /// How far ahead of the clock usage may lie: its record's 5 minutes, and clocks that differ.
 const AHEAD_MS: i64 = 10 * 60 * 1000;
@@ -49,7 +51,7 @@ pub(super) async fn open(
     }
     let horizon = now.saturating_add_ms(LIVE_MS.saturating_neg());
     let spans = spans_of(&told, horizon, now.saturating_add_ms(AHEAD_MS));
-    sqlx::raw_sql(STATEMENT_TIMEOUT).execute(&mut *tx).await?;
+    sqlx::raw_sql(TIMEOUTS).execute(&mut *tx).await?;
     let mut sums = AccountSums::after(horizon);
     for used in read_ledger(tx, &spans).await? {
         let is_of_span = |limit: &LogLimit| {

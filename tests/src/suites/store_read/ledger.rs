@@ -152,12 +152,13 @@ impl Ledger {
 
     /// Rolls up until nothing is left.
     pub(super) fn roll_up_all(&self) {
-        while self.roll_up().unwrap()
-            != (RolledUp::Moved {
+        while !matches!(
+            self.roll_up().unwrap(),
+            RolledUp::Moved {
                 parts: 0,
                 is_behind: false,
-            })
-        {}
+            }
+        ) {}
     }
 
     /// Changes rows that nobody may change, as someone who owns the server could.

@@ -94,6 +94,7 @@ fn roll_up_until(ledger: &Ledger, is_done: &AtomicBool) -> u64 {
             RolledUp::Moved { parts: 0, .. } if was_done => return moved,
             RolledUp::Moved { parts, .. } => moved += parts,
             RolledUp::Busy => {}
+            RolledUp::DayFailed { error, .. } => panic!("a day was not made: {error}"),
         }
     }
 }
