@@ -10,11 +10,13 @@ mod ask;
 mod denials;
 mod in_force;
 mod sources;
+mod unread;
 
 #[cfg(test)]
 mod tests;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
 use domain::account::ReplicaId;
@@ -33,6 +35,7 @@ pub use self::ask::{Ask, Candidate, Estimated, Report, Reported};
 pub use self::denials::{Denial, DenialFilter, DenialId, Denials};
 pub use self::in_force::{InForce, KnownLimit, LimitTable, PoliciesInForce};
 pub use self::sources::{Source, Sources};
+pub(crate) use self::unread::Unread;
 
 use crate::counters::{Counted, Counters, Verdicts};
 use crate::observe;
@@ -46,6 +49,11 @@ pub struct Engine {
     sources: Sources,
     denials: Denials,
     told: observe::Decisions,
+    /// Whether it is too early to decide.
+    is_held: AtomicBool,
+    /// Whether others count, too, and tell it.
+    has_peers: AtomicBool,
+    unread: Unread,
 }
 
 /// What one request, or one candidate, was found to meet.
@@ -84,7 +92,36 @@ impl Engine {
             sources: Sources::default(),
             denials: Denials::new(replica, denials_kept),
             told: observe::Decisions::new(),
+            is_held: AtomicBool::new(false),
+            has_peers: AtomicBool::new(false),
+            unread: Unread::default(),
         }
+    }
+
+    /// Has protocols refuse to decide until [`Engine::release`]: a start knows neither all policies nor
+    /// what was counted before, and an answer by less would allow too much.
+    pub(crate) fn hold(&self) {
+        self.is_held.store(true, Ordering::Release);
+    }
+
+    /// Has protocols decide from now on.
+    pub(crate) fn release(&self) {
+        self.is_held.store(false, Ordering::Release);
+    }
+
+    /// Says whether it is too early to decide; the gateway's own failure mode then does.
+    pub(crate) fn is_held(&self) -> bool {
+        self.is_held.load(Ordering::Acquire)
+    }
+
+    /// Notes that other replicas count, too: numbers are as of when those were heard.
+    pub(crate) fn expect_peers(&self) {
+        self.has_peers.store(true, Ordering::Relaxed);
+    }
+
+    /// Returns which limits have come whose accounts were not read yet.
+    pub(crate) const fn unread(&self) -> &Unread {
+        &self.unread
     }
 
     /// Returns the counters, which the feed merges into and other protocols count by.
@@ -117,6 +154,11 @@ impl Engine {
         self.force.load_full()
     }
 
+    /// Says whether any policies are in force; without, everything is allowed.
+    pub(crate) fn has_policies(&self) -> bool {
+        !self.force.load().set().policies().is_empty()
+    }
+
     /// Puts a set in force, whole: decisions under way end by the old one, all later ones go by the new.
     /// Counters stay, as each belongs to a limit's identity.
     pub fn swap(&self, set: PoliciesInForce) {
@@ -128,9 +170,9 @@ impl Engine {
 
     /// Forgets the counters that no longer count; called each few seconds.
     pub fn prune(&self, now: UnixMs) {
-        let limits = self.limits.load();
+        // Looked up under the lock of each shard: a limit that came in force meanwhile has counters.
         self.counters
-            .prune(now, |id| limits.get(id).map(|known| known.spec));
+            .prune(now, |id| self.limits.load().get(id).map(|known| known.spec));
     }
 
     /// Decides an ask: the first candidate that may go is charged, or the request itself where there
@@ -268,12 +310,15 @@ impl Engine {
         let (as_of, warming) = match applies.limit.from {
             CountedFrom::Decision => {
                 let others = self.sources.as_of(Source::Exchange);
-                (Some(others.map_or(now, |others| others.min(now))), None)
+                let alone = || (!self.has_peers.load(Ordering::Relaxed)).then_some(now);
+                let as_of = others.map(|others| others.min(now)).or_else(alone);
+                (as_of, None)
             }
             CountedFrom::Log => {
                 let whole_from = force.whole_from(applies.id);
                 let warming = whole_from.filter(|whole_from| *whole_from > now);
-                (self.sources.as_of(Source::Feed), warming)
+                let as_of = self.sources.as_of(Source::Feed);
+                (as_of.filter(|_| !self.unread.has(applies.id)), warming)
             }
         };
         Met {

@@ -117,8 +117,11 @@ pub fn start(
     tasks: &Tasks,
 ) -> Result<Feed, Failure> {
     let (has_kafka, has_postgres) = (settings.kafka.is_some(), settings.database_url.is_some());
+    if has_kafka {
+        engine.expect_peers();
+    }
     let shared = Arc::new(Shared::new(engine, replica, |part| match part {
-        Part::Policies | Part::Postgres => has_postgres,
+        Part::Policies | Part::Usable | Part::Postgres => has_postgres,
         Part::Balances | Part::Exchange => has_kafka,
     }));
     if let Some(kafka) = &settings.kafka {
@@ -127,8 +130,7 @@ pub fn start(
             let (shared, shutdown) = (Arc::clone(&shared), tasks.shutdown().clone());
             let patience = settings.hydrate_timeout;
             let run = async move {
-                // Without policies, limits are unknown and all would have to be read again.
-                let policies = timeout(patience, shared.hydration.wait(Part::Policies));
+                let policies = shared.wait_for_policies(patience);
                 shutdown.unless_requested(policies).await;
                 follow(feed, &shared, &shutdown).await;
             };
@@ -190,7 +192,10 @@ impl Chores {
             shutdown,
         } = &self;
         let patience = settings.hydrate_timeout;
-        let ready = shared.hydration.keep_ready(patience, readiness, shutdown);
+        let engine = &shared.engine;
+        let ready = shared
+            .hydration
+            .keep_ready(patience, engine, readiness, shutdown);
         let sending = async {
             if let Some(exchange) = exchange {
                 let interval = settings.exchange_interval;
@@ -288,6 +293,14 @@ impl Shared {
     pub(crate) fn swap(&self, policies: PoliciesInForce) {
         let before = self.engine.limits();
         let count = policies.set.policies().len();
+        // Named before they decide: their accounts are empty here until they are read.
+        let of_policies = policies.set.limits();
+        let unread = of_policies.filter(|(id, _, _, limit)| {
+            limit.from == CountedFrom::Log && before.get(*id).is_none()
+        });
+        let change = self.changes_of_limits().saturating_add(1);
+        let unread = unread.map(|(id, ..)| id);
+        self.engine.unread().come(unread, change);
         self.engine.swap(policies);
         let after = self.engine.limits();
         tell::in_force(count, after.iter().count());
@@ -299,15 +312,30 @@ impl Shared {
         }
     }
 
-    /// Notes that the policies in force are known.
+    /// Notes that the policies in force are those that Postgres knows, or that it knows none.
     pub(crate) fn policies_known(&self) {
+        self.has_refused_policies.store(false, Ordering::Relaxed);
         self.hydration.done(Part::Policies);
+        self.hydration.done(Part::Usable);
     }
 
-    /// Notes whether the stored policies were refused.
-    pub(crate) fn refuse_policies(&self, are_refused: bool) {
-        self.has_refused_policies
-            .store(are_refused, Ordering::Relaxed);
+    /// Notes that the stored policies cannot be used. Those of before decide; where there are none,
+    /// nothing is decided until usable ones come, but all else is read.
+    pub(crate) fn policies_refused(&self) {
+        self.has_refused_policies.store(true, Ordering::Relaxed);
+        self.hydration.done(Part::Policies);
+        if self.engine.has_policies() {
+            self.hydration.done(Part::Usable);
+        }
+    }
+
+    /// Waits for policies: as long as there are none to decide by, and otherwise not for longer than
+    /// `patience`. Of unknown limits all would have to be read again.
+    async fn wait_for_policies(&self, patience: Duration) {
+        let known = timeout(patience, self.hydration.wait(Part::Policies)).await;
+        if known.is_err() && !self.engine.has_policies() {
+            self.hydration.wait(Part::Policies).await;
+        }
     }
 
     /// Says whether others are in force than Postgres says, as those cannot be used.

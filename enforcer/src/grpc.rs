@@ -147,6 +147,10 @@ impl Services {
 
     async fn route(self: Arc<Self>, request: Request<Incoming>) -> Response<Body> {
         match request.uri().path() {
+            rls::SHOULD_RATE_LIMIT | authz::CHECK if self.engine.is_held() => Status::unavailable(
+                "nothing is decided before the health service says so; ask another replica, or again",
+            )
+            .into_http(),
             rls::SHOULD_RATE_LIMIT => rls::should_rate_limit(self, request).await,
             authz::CHECK => authz::check(self, request).await,
             health::CHECK => health::check(self, request).await,

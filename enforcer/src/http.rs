@@ -91,6 +91,14 @@ impl hyper::service::Service<Request<Incoming>> for Http {
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let path = request.uri().path();
+        if self.shared.engine.is_held() && decides(path) {
+            let problem = Problem::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "nothing is decided before /readyz says so; ask another replica, or again",
+            );
+            let answer = problem.response().map(Either::Left);
+            return Box::pin(std::future::ready(Ok(answer)));
+        }
         if path == decisions::PATH {
             if request.method() != Method::POST {
                 let problem = Problem::new(
@@ -116,4 +124,9 @@ impl hyper::service::Service<Request<Incoming>> for Http {
             Ok(answer.map(Either::Right))
         })
     }
+}
+
+/// Says whether a path is answered by counters that replicas share.
+fn decides(path: &str) -> bool {
+    path == decisions::PATH || path == json::PATH || authorize::below(path).is_some()
 }

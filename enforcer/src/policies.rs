@@ -40,8 +40,12 @@ pub(crate) async fn follow(
 ) {
     let mut known = Known::Nothing;
     loop {
-        look(shared, postgres, others, &mut known).await;
-        if shutdown.unless_requested(sleep(LOOK)).await.is_none() {
+        let looked = async {
+            look(shared, postgres, others, &mut known).await;
+            sleep(LOOK).await;
+        };
+        // A process that ends waits for no answer.
+        if shutdown.unless_requested(looked).await.is_none() {
             return;
         }
     }
@@ -99,16 +103,15 @@ async fn put(shared: &Shared, stored: PolicySet, others: &[(LimitId, LimitSpec)]
         Ok(Err(errors)) => {
             let errors: Vec<_> = errors.iter().map(ToString::to_string).collect();
             observe::bad_policies(version, &errors.join("; "));
-            shared.refuse_policies(true);
+            shared.policies_refused();
             return false;
         }
         Err(panic) => {
             observe::bad_policies(version, &panic.to_string());
-            shared.refuse_policies(true);
+            shared.policies_refused();
             return false;
         }
     };
-    shared.refuse_policies(false);
     shared.swap(PoliciesInForce {
         set,
         version,

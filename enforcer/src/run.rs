@@ -1,6 +1,7 @@
 //! The enforcer's control flow: boot, serve, keep house, drain.
 //!
-//! Invariant: it is ready once policies are in force and both listeners listen; at the shutdown
+//! Invariant: it is ready once policies are in force and both listeners listen, and what asks before
+//! that is told to come again; at the shutdown
 //! requests in hand are finished before it ends. Deliberately absent: signals, logs and the registry of
 //! metrics, which are the process's.
 
@@ -114,6 +115,8 @@ pub(crate) fn begin(
     let kept = usize::try_from(config.denials_kept).unwrap_or(usize::MAX);
     let replica = replica();
     let engine = Arc::new(Engine::new(replica, kept));
+    // The feed releases it when it is first ready.
+    engine.hold();
     let limits = policies.limits().count();
     observe::in_force(policies.policies().len(), limits);
     let protocols = Protocols::new(&engine, &config, base)?;

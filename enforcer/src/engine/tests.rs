@@ -304,6 +304,45 @@ fn numbers_that_are_too_old_refuse_where_the_policy_says_so() {
 }
 
 #[test]
+fn a_new_limit_is_not_known_before_its_accounts_are_read() {
+    let engine = engine(BUDGET);
+    engine.sources().note(Source::Feed, at(0));
+    let force = engine.in_force();
+    let (id, ..) = force.set().limits().next().unwrap();
+    let reason = || engine.decide(&ask("a", "m"), at(1)).reason;
+    engine.unread().come([id], 3);
+    assert_eq!(reason(), Reason::Unavailable, "empty is not known");
+    engine.unread().read_up_to(2);
+    assert_eq!(reason(), Reason::Unavailable, "read before it came");
+    engine.unread().read_up_to(3);
+    assert_eq!(reason(), Reason::Within, "read");
+}
+
+#[test]
+fn numbers_of_decisions_are_as_of_when_peers_were_heard() {
+    let engine = engine(PACE);
+    let as_of = || engine.decide(&ask("a", "m"), at(5)).met[0].as_of;
+    assert_eq!(as_of(), Some(at(5)), "it counts alone");
+    engine.expect_peers();
+    assert_eq!(as_of(), None, "nobody was heard");
+    engine.sources().note(Source::Exchange, at(3));
+    assert_eq!(
+        engine
+            .report(
+                &Report {
+                    request: ask("a", "m").request,
+                    used: Reported::default()
+                },
+                at(5)
+            )
+            .met[0]
+            .as_of,
+        Some(at(3)),
+        "heard"
+    );
+}
+
+#[test]
 fn limits_from_the_log_follow_their_accounts_and_are_not_charged_here() {
     let engine = engine(BUDGET);
     engine.sources().note(Source::Feed, at(0));

@@ -194,21 +194,31 @@ impl Exchange {
             if entries.is_empty() {
                 break;
             }
-            for chunk in chunks(entries) {
-                self.send_frame(first, chunk);
+            let mut chunks = chunks(entries).into_iter();
+            while let Some(chunk) = chunks.next() {
+                if !self.send_frame(first, chunk) {
+                    // What cannot be sent now waits for the next interval, or this would not end.
+                    let rest = chunks.flatten();
+                    let rest = rest.map(|entry| (entry.limit, entry.counter));
+                    self.shared.own.put_back(Way::Exchange, rest);
+                    return sent;
+                }
                 sent += 1;
             }
         }
         if self.frames < FRAMES_MAX && self.beat.elapsed() >= BEAT {
             self.beat = Instant::now();
             for partition in partitions {
-                self.send_frame(partition, Vec::new());
+                if !self.send_frame(partition, Vec::new()) {
+                    break;
+                }
             }
         }
         sent
     }
 
-    fn send_frame(&mut self, partition: i32, entries: Vec<Entry>) {
+    /// Sends a frame; says whether it is under way. Where it is not, its counters wait again.
+    fn send_frame(&mut self, partition: i32, entries: Vec<Entry>) -> bool {
         let names = entries
             .iter()
             .map(|entry| (entry.limit, entry.counter))
@@ -224,12 +234,16 @@ impl Exchange {
             .partition(partition)
             .payload(&value);
         match self.producer.send(record) {
-            Ok(()) => self.frames = self.frames.saturating_add(1),
+            Ok(()) => {
+                self.frames = self.frames.saturating_add(1);
+                true
+            }
             Err((error, record)) => {
                 observe::not_delivered(&error);
                 if let Flight::Frame(names) = *record.delivery_opaque {
                     self.shared.own.put_back(Way::Exchange, names);
                 }
+                false
             }
         }
     }
@@ -335,15 +349,71 @@ fn bytes_max(message: &Message) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use domain::account::{OriginUse, ReplicaId, Revision, SlotSum};
     use domain::hash::Hash128;
-    use domain::policy::CounterKey;
     use domain::policy::model::LimitId;
+    use domain::policy::{CounterKey, compile, read};
+    use domain::request::Request;
     use domain::time::UnixMs;
     use domain::units::Units;
     use proptest::prelude::*;
 
     use super::*;
+    use crate::engine::{Ask, Engine, PoliciesInForce};
+
+    const POLICY: &str = "
+name: pace
+limits: [{ name: app, meter: requests, limit: 9, per: [app], window: { calendar: day } }]
+";
+
+    fn spend(engine: &Engine, app: &str) {
+        let request = Request {
+            app: Some(app),
+            ..Request::default()
+        };
+        let ask = Ask {
+            request,
+            ..Ask::default()
+        };
+        drop(engine.decide(&ask, now()));
+    }
+
+    /// Sends to nobody, and its producer takes one message.
+    fn exchange_of_one() -> (Arc<Engine>, Exchange) {
+        let replica = ReplicaId(1);
+        let engine = Arc::new(Engine::new(replica, 8));
+        engine.swap(PoliciesInForce {
+            set: compile(read("test.yaml", POLICY).unwrap()).unwrap(),
+            ..PoliciesInForce::default()
+        });
+        let kafka = FeedKafka {
+            brokers: "127.0.0.1:1".to_owned(),
+            balances: "balances".to_owned(),
+            exchange: "exchange".to_owned(),
+            properties: BTreeMap::new(),
+        };
+        let shared = Arc::new(Shared::new(&engine, replica, |_| false));
+        shared.found_exchange(1);
+        let mut exchange = Exchange::new(&kafka, &shared).unwrap();
+        let mut config = kafka.sender();
+        config.set("queue.buffering.max.messages", "1");
+        let context = Sending(Arc::clone(&exchange.landed));
+        exchange.producer = BaseProducer::from_config_and_context(&config, context).unwrap();
+        (engine, exchange)
+    }
+
+    #[test]
+    fn what_the_producer_does_not_take_waits_for_the_next_interval() {
+        let (engine, mut exchange) = exchange_of_one();
+        for (app, frames, waiting) in [("a", 1, 0), ("b", 0, 1), ("c", 0, 2)] {
+            spend(&engine, app);
+            exchange.shared.own.gather();
+            assert_eq!(exchange.send_frames(), frames, "{app}: one fits");
+            assert_eq!(exchange.shared.own.waiting()[0], waiting, "{app}: the rest");
+        }
+    }
 
     fn entry(number: u8, slots: usize) -> Entry {
         let hash = Hash128::from_bytes([number; 16]);

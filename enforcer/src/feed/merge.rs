@@ -34,6 +34,8 @@ pub(crate) enum Told {
     Mark(i32, Mark),
     /// A snapshot that was asked for after a beginning of the feed; all its accounts were told before.
     Snapshot(Beginning, Vec<Standing>, UnixMs),
+    /// All accounts of the limits that came up to this change of limits were told before.
+    Read(u64),
     /// The feed is read from here on, on so many partitions.
     Begins(usize),
     /// The exchange is read from here on, on so many partitions.
@@ -200,6 +202,7 @@ impl Merger {
                 Told::Snapshot(beginning, chains, at) => {
                     self.note(|marks| marks.take_snapshot(beginning, &chains, at));
                 }
+                Told::Read(change) => self.engine.unread().read_up_to(change),
                 Told::Begins(partitions) => self.note(|marks| marks.begin(partitions)),
                 Told::ExchangeBegins(partitions) => {
                     *self.heard.lock() = Heard {

@@ -96,6 +96,7 @@ impl PostgresFeed {
         let (chains, at) = (standings_of(&accounts), accounts.at);
         told.extend(accounts.accounts.into_iter().map(told_by_account));
         told.push(Told::Snapshot(beginning, chains, at));
+        told.push(Told::Read(changes));
         self.shared.engine.sources().note(Source::Postgres, asked);
         Some(())
     }

@@ -42,10 +42,13 @@ impl fmt::Debug for Answering {
     }
 }
 
+/// The path of requests.
+pub(super) const PATH: &str = "/json";
+
 /// Returns the routes; any method is taken, as there.
 pub(crate) fn routes(rls: Arc<Rls>, readiness: Readiness, clock: Arc<dyn Clock>) -> Router {
     Router::new()
-        .route("/json", any(answer))
+        .route(PATH, any(answer))
         .layer(DefaultBodyLimit::max(BODY_MAX))
         .with_state(Answering { rls, clock })
         .route("/healthcheck", any(health).with_state(readiness))

@@ -132,6 +132,12 @@ pub(crate) fn hydrated(seconds: f64) {
     tracing::info!(seconds, "knows what was counted before it began");
 }
 
+/// Tells that nothing is decided, as there are no policies to decide by.
+pub(crate) fn waits_for_policies() {
+    gauge!("tollbook_enforcer_degraded").set(1.0);
+    tracing::error!("no policies are known, so nothing is decided; waiting for those in Postgres");
+}
+
 /// Tells that the process decides without knowing all.
 pub(crate) fn degraded(missing: &str) {
     gauge!("tollbook_enforcer_degraded").set(1.0);

@@ -86,7 +86,7 @@ async fn it_boots_decides_tells_and_drains() {
         http: http.to_string(),
         ..config()
     };
-    let refused = begin(settings(taken, metrics), &readiness, &tasks).map(drop);
+    let refused = begin(settings(taken, metrics.clone()), &readiness, &tasks).map(drop);
     assert!(
         matches!(refused, Err(EnforcerError::Setting { key: "http", .. })),
         "{refused:?}"
@@ -95,6 +95,38 @@ async fn it_boots_decides_tells_and_drains() {
     assert_eq!(tasks.join().await, Ok(()), "all drains");
     assert_eq!(engine.counters().count(), 1, "one application");
     assert!(TcpStream::connect(http).await.is_err(), "nobody listens");
+    nothing_is_decided_without_policies(metrics).await;
+}
+
+/// Not a test of its own, as a process has one registry of metrics.
+async fn nothing_is_decided_without_policies(metrics: Metrics) {
+    let tasks = Tasks::new(Shutdown::new());
+    let readiness = Readiness::new();
+    let mut settings = settings(config(), metrics);
+    settings.policies = compile(Vec::new()).unwrap();
+    // Nobody listens there, so policies cannot come.
+    settings.feed.database_url = Some("postgres://tollbook@127.0.0.1:1/tollbook".to_owned());
+    settings.feed.hydrate_timeout = Duration::from_millis(1);
+    let (_, addresses) = begin(settings, &readiness, &tasks).unwrap();
+    while !readiness
+        .reason()
+        .is_some_and(|why| why.contains("no policies"))
+    {
+        tokio::task::yield_now().await;
+    }
+    let http = addresses.http;
+    let post = "POST /v1/decisions HTTP/1.1\r\nhost: test\r\nconnection: close\r\ncontent-length: 2\r\n\r\n{}";
+    let answer = ask(http, post).await;
+    assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+    for path in ["/v1/authorize", "/json", "/readyz", "/healthcheck"] {
+        let answer = get(http, path).await;
+        let is_refused = answer.starts_with("HTTP/1.1 50");
+        assert!(is_refused, "{path}: {answer}");
+    }
+    let denials = get(http, "/v1/denials").await;
+    assert!(denials.starts_with("HTTP/1.1 200"), "{denials}");
+    tasks.shutdown().request();
+    assert_eq!(tasks.join().await, Ok(()), "all drains");
 }
 
 #[tokio::test]

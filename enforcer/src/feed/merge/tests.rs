@@ -142,9 +142,20 @@ proptest! {
             true => Origin::Chain(ChainId(i32::try_from(index).unwrap())),
             false => Origin::Replica(ReplicaId(u64::try_from(index).unwrap() + 2)),
         };
+        // Use of a window lies in its slot, as whoever charges has it.
+        let slot_of = |second: i64| match is_logged {
+            true => second,
+            false => {
+                let slot = limit.1.moment(at(second * 1_000)).slot;
+                (slot.start().get() - at(0).get()) / 1_000
+            }
+        };
         let all: Vec<Vec<Message>> = (0..)
             .zip(&charges)
-            .map(|(index, charges)| messages(origin(index), charges))
+            .map(|(index, charges)| {
+                let charges = charges.iter().map(|(second, units)| (slot_of(*second), *units));
+                messages(origin(index), &charges.collect::<Vec<_>>())
+            })
             .collect();
         let every: Vec<&Message> = all.iter().flatten().collect();
         let mut sent: Vec<Message> = Vec::new();
