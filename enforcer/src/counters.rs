@@ -265,19 +265,26 @@ impl Counters {
         entries.collect()
     }
 
-    /// Returns own use of all counters whose limits are wanted, of which there is any.
-    pub fn own(&self, is_wanted: impl Fn(LimitId) -> bool, revision: Revision) -> Vec<Entry> {
-        let mut own = Vec::new();
-        for shard in &self.shards {
+    /// Returns the names of all counters whose limits are wanted and that hold own use.
+    pub fn own_names(
+        &self,
+        is_wanted: impl Fn(LimitId) -> bool,
+    ) -> impl Iterator<Item = (LimitId, CounterKey)> {
+        self.shards.iter().flat_map(move |shard| {
             let table = shard.0.lock();
-            let wanted = table.held.iter().filter(|held| is_wanted(held.limit));
-            let entries = wanted.map(|held| held.entry(revision));
-            own.extend(entries.filter(|entry| {
-                let Message { use_, base, .. } = &entry.message;
-                !use_.slots().is_empty() || !use_.total().is_zero() || base.is_some()
-            }));
-        }
-        own
+            let held = table.held.iter();
+            let own = held.filter(|held| is_wanted(held.limit) && held.counter.has_own());
+            let names: Vec<_> = own.map(|held| (held.limit, held.key)).collect();
+            names
+        })
+    }
+
+    /// Says whether there is such a counter, and own use in it.
+    pub(crate) fn has_own(&self, limit: LimitId, key: CounterKey) -> bool {
+        let hash = self.hash(limit, key);
+        let table = self.table_of(hash);
+        let held = table.held.find(hash, |held| held.is(limit, key));
+        held.is_some_and(|held| held.counter.has_own())
     }
 
     /// Forgets what no longer counts, and the counters of limits that are gone. Holds one shard at a

@@ -178,9 +178,11 @@ impl Account {
         self.base.as_ref()
     }
 
-    /// Forgets the origins that are not to be kept.
-    fn retain(&mut self, mut is_kept: impl FnMut(Origin, &OriginUse) -> bool) {
+    /// Forgets the origins that are not to be kept; says whether there were any.
+    fn retain(&mut self, mut is_kept: impl FnMut(Origin, &OriginUse) -> bool) -> bool {
+        let before = self.origins.len();
         self.origins.retain(|origin, use_| is_kept(*origin, use_));
+        self.origins.len() < before
     }
 
     /// Returns the level of a limit: how much of it is used at an instant.

@@ -13,6 +13,8 @@ const STARTING: &str = "starting";
 pub struct Readiness {
     /// `None` where ready, else the reason.
     reason: watch::Sender<Option<String>>,
+    /// What is missing although it is ready.
+    lack: watch::Sender<Option<String>>,
 }
 
 impl Default for Readiness {
@@ -27,11 +29,21 @@ impl Readiness {
     pub fn new() -> Self {
         Self {
             reason: watch::Sender::new(Some(STARTING.to_owned())),
+            lack: watch::Sender::new(None),
         }
     }
 
     /// Says that the process can do its work.
     pub fn ready(&self) {
+        self.lack.send_replace(None);
+        self.reason
+            .send_if_modified(|reason| reason.take().is_some());
+    }
+
+    /// Says that it can do its work, but not as well as with everything, and what is missing: a short
+    /// text for a person.
+    pub fn ready_without(&self, what: &str) {
+        self.lack.send_replace(Some(what.to_owned()));
         self.reason
             .send_if_modified(|reason| reason.take().is_some());
     }
@@ -51,6 +63,12 @@ impl Readiness {
     #[must_use]
     pub fn reason(&self) -> Option<String> {
         self.reason.borrow().clone()
+    }
+
+    /// Returns what is missing although the process is ready; `None` where nothing is.
+    #[must_use]
+    pub fn lack(&self) -> Option<String> {
+        self.lack.borrow().clone()
     }
 
     /// Waits until the process is ready or says what it waits for.
@@ -89,5 +107,14 @@ mod tests {
         readiness.clone().ready();
         readiness.wait_ready().await;
         assert_eq!(readiness.reason(), None, "a clone said so");
+        readiness.ready_without("the log");
+        assert_eq!(readiness.reason(), None, "still");
+        assert_eq!(
+            readiness.lack().as_deref(),
+            Some("the log"),
+            "and why not whole"
+        );
+        readiness.ready();
+        assert_eq!(readiness.lack(), None, "whole again");
     }
 }

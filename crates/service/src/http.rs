@@ -124,7 +124,10 @@ async fn ready(State((readiness, shutdown)): State<(Readiness, Shutdown)>) -> Re
         readiness.reason()
     };
     match reason {
-        None => "ready\n".into_response(),
+        None => match readiness.lack() {
+            None => "ready\n".into_response(),
+            Some(lack) => format!("ready, without {lack}\n").into_response(),
+        },
         Some(reason) => (
             StatusCode::SERVICE_UNAVAILABLE,
             format!("not ready: {reason}\n"),

@@ -271,10 +271,14 @@ fn counters_of_limits_that_are_gone_are_forgotten_with_what_was_unsent() {
     counters.decide(&counted(&limits, &ask, at(0)), &mut Verdicts::new());
     counters.prune(at(1), |limit| (limit == id(0)).then_some(limits[0]));
     assert_eq!(counters.count(), 1, "one limit is left");
-    let own = counters.own(|_| true, revision(1));
+    let own: Vec<_> = counters.own_names(|_| true).collect();
     let taken = counters.take_changed(10, revision(1));
-    for entries in [own, taken] {
-        let limits: Vec<_> = entries.iter().map(|entry| entry.limit).collect();
+    let taken: Vec<_> = taken
+        .iter()
+        .map(|entry| (entry.limit, entry.counter))
+        .collect();
+    for names in [own, taken] {
+        let limits: Vec<_> = names.iter().map(|(limit, _)| *limit).collect();
         assert_eq!(limits, [id(0)], "only it is told of");
     }
     assert_eq!(counters.take_changed(10, revision(2)), [], "sent once");

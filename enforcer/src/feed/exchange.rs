@@ -93,6 +93,8 @@ pub(super) struct Exchange {
     beat: Instant,
     /// Counters that stand on the balances and will need a tombstone.
     standing: HashSet<Name, RandomState>,
+    /// Those of them that get it now, as many each interval as may be under way.
+    to_bury: Vec<Name>,
 }
 
 impl Exchange {
@@ -108,6 +110,7 @@ impl Exchange {
             snapshots: 0,
             beat: Instant::now(),
             standing: HashSet::default(),
+            to_bury: Vec::new(),
         })
     }
 
@@ -121,8 +124,9 @@ impl Exchange {
             let is_all_due = all.elapsed() >= SNAPSHOT_ALL;
             if is_all_due {
                 all = Instant::now();
-                self.bury_idle();
+                self.tell_all();
             }
+            self.bury();
             let mut snapshots = 0;
             if is_all_due || changed.elapsed() >= SNAPSHOT {
                 snapshots = self.send_snapshots();
@@ -268,18 +272,27 @@ impl Exchange {
         sent
     }
 
-    /// Has all live counters told again, and takes back those that are over.
-    fn bury_idle(&mut self) {
+    /// Has all live counters told again, and those taken back that are over.
+    fn tell_all(&mut self) {
         let live = self.shared.own.tell_all();
         let over = self.standing.iter().filter(|name| !live.contains(*name));
-        let over: Vec<Name> = over.copied().collect();
-        for name in over {
-            if self.snapshots >= SNAPSHOTS_MAX {
+        self.to_bury = over.copied().collect();
+    }
+
+    /// Takes back counters that are over.
+    fn bury(&mut self) {
+        while self.snapshots < SNAPSHOTS_MAX
+            && let Some(name) = self.to_bury.pop()
+        {
+            // It may have come again since.
+            if self.shared.own.has_own(name) {
+                continue;
+            }
+            if !self.send_balance(Flight::Tombstone(name), name, None) {
+                self.to_bury.push(name);
                 break;
             }
-            if self.send_balance(Flight::Tombstone(name), name, None) {
-                self.standing.remove(&name);
-            }
+            self.standing.remove(&name);
         }
     }
 

@@ -145,7 +145,7 @@ impl Hydration {
                     observe::degraded(&names);
                     *self.degraded.lock() = Some(format!("without {names}"));
                     engine.release();
-                    readiness.ready();
+                    readiness.ready_without(&names);
                 }
                 let whole = self.wait_whole();
                 if shutdown.unless_requested(whole).await.is_none() {
@@ -213,6 +213,7 @@ limits: [{ name: app, meter: requests, limit: 9, per: [app], window: { calendar:
             readiness.wait_ready().await;
             let degraded = hydration.degraded();
             assert_eq!(degraded.as_deref(), Some("without tollbook.balances"));
+            assert_eq!(readiness.lack().as_deref(), Some("tollbook.balances"));
             assert!(!engine.is_held(), "decisions begin");
             hydration.done(Part::Balances);
         };

@@ -1,12 +1,13 @@
 //! What this replica counts itself, on its way to peers, to snapshots and to Postgres.
 //!
 //! Invariant: numbers are read and numbered as one step, so that a greater revision never holds less; and
-//! a counter that changed is told in each way until that way took it. What waits are names, so that
+//! a counter that changed is told in each way until that way took it or the counter is gone. What waits are names, so that
 //! nothing but the number of counters bounds it, however long somebody is away. Deliberately absent: how
 //! it is sent.
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use domain::account::Revision;
 use domain::feed::Entry;
@@ -17,6 +18,7 @@ use domain::time::UnixMs;
 use domain::window::WindowSpec;
 use foldhash::fast::RandomState;
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use crate::engine::Engine;
 
@@ -25,6 +27,9 @@ pub(super) const LONG_MS: i64 = 60 * 60 * 1_000;
 
 /// Changed counters that are asked for at once.
 const CHANGED_MAX: usize = 100_000;
+
+/// How often the names of counters that are gone are forgotten.
+const FORGET: Duration = Duration::from_secs(5);
 
 /// An instant of 2001 that no zone had anything to do on.
 const SOME_DAY_MS: i64 = 1_000_000_000_000;
@@ -58,6 +63,8 @@ struct Inner {
     exchange: Names,
     balances: Names,
     postgres: Names,
+    /// When the names of counters that are gone were last forgotten.
+    forgot: Option<Instant>,
 }
 
 impl Inner {
@@ -103,9 +110,33 @@ impl OwnUse {
                 }
             }
             if is_all {
-                return;
+                break;
             }
         }
+        self.forget_gone();
+    }
+
+    /// Forgets the names of counters that are gone: nothing of them counts, and while a way is away, or
+    /// not used, nobody takes them.
+    fn forget_gone(&self) {
+        let mut inner = self.inner.lock();
+        let is_due = inner.forgot.is_none_or(|at| at.elapsed() >= FORGET);
+        if is_due {
+            inner.forgot = Some(Instant::now());
+            let counters = self.engine.counters();
+            for way in [Way::Exchange, Way::Balances, Way::Postgres] {
+                let names = inner.names(way);
+                names.retain(|(limit, counter)| counters.has_own(*limit, *counter));
+                if names.len().saturating_mul(4) < names.capacity() {
+                    names.shrink_to(names.len().saturating_mul(2));
+                }
+            }
+        }
+    }
+
+    /// Says whether a counter holds own use still.
+    pub(super) fn has_own(&self, (limit, counter): Name) -> bool {
+        self.engine.counters().has_own(limit, counter)
     }
 
     /// Takes what waits for a way, at most so many counters, with their numbers of now.
@@ -136,20 +167,12 @@ impl OwnUse {
     /// Has all counters told on the balances again that hold use of this replica; returns their names.
     pub(super) fn tell_all(&self) -> HashSet<Name, RandomState> {
         let limits = self.engine.limits();
-        let mut inner = self.inner.lock();
-        let revision = inner.next_revision();
-        let own = self.engine.counters().own(
-            |id| {
-                let known = limits.get(id);
-                known.is_some_and(|known| known.from == CountedFrom::Decision)
-            },
-            revision,
-        );
-        let names: Names = own
-            .iter()
-            .map(|entry| (entry.limit, entry.counter))
-            .collect();
-        inner.balances.extend(names.iter().copied());
+        let own = self.engine.counters().own_names(|id| {
+            let known = limits.get(id);
+            known.is_some_and(|known| known.from == CountedFrom::Decision)
+        });
+        let names: Names = own.collect();
+        self.put_back(Way::Balances, names.iter().copied());
         names
     }
 
@@ -177,5 +200,52 @@ pub(super) fn window_ms(limit: &LimitSpec) -> i64 {
             let ms = limit.limit().get().saturating_mul(every) / amount;
             i64::try_from(ms).unwrap_or(i64::MAX)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use domain::account::ReplicaId;
+    use domain::policy::{compile, read};
+    use domain::request::Request;
+
+    use super::*;
+    use crate::engine::{Ask, PoliciesInForce};
+
+    const POLICY: &str = "
+name: pace
+limits: [{ name: app, meter: requests, limit: 9, per: [app], window: { fixed: 1h } }]
+";
+
+    #[test]
+    fn names_of_counters_that_are_gone_do_not_wait() {
+        let engine = Arc::new(Engine::new(ReplicaId(1), 8));
+        engine.swap(PoliciesInForce {
+            set: compile(read("test.yaml", POLICY).unwrap()).unwrap(),
+            ..PoliciesInForce::default()
+        });
+        let own = OwnUse::new(Arc::clone(&engine));
+        let day = UnixMs::FIRST.saturating_add_ms(SOME_DAY_MS);
+        let spend = |app, at| {
+            let request = Request {
+                app: Some(app),
+                ..Request::default()
+            };
+            let ask = Ask {
+                request,
+                ..Ask::default()
+            };
+            drop(engine.decide(&ask, at));
+        };
+        spend("a", day);
+        own.gather();
+        assert_eq!(own.waiting(), [1, 1, 1], "nobody takes it");
+        let later = day.saturating_add_ms(24 * LONG_MS);
+        spend("b", later);
+        engine.prune(later);
+        own.inner.lock().forgot = None;
+        own.gather();
+        assert_eq!(own.waiting(), [1, 1, 1], "the first is gone");
+        assert_eq!(own.tell_all().len(), 1, "the second stands");
     }
 }

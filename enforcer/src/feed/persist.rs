@@ -44,7 +44,7 @@ pub(super) async fn keep_writing(shared: &Shared, postgres: &Arc<Postgres>, shut
     let mut aged_out = Instant::now();
     while shutdown.unless_requested(sleep(INTERVAL)).await.is_some() {
         shared.own.gather();
-        write(shared, postgres).await;
+        write(shared, postgres, Some(shutdown)).await;
         if aged_out.elapsed() >= AGE_OUT {
             aged_out = Instant::now();
             age_out(postgres, shutdown).await;
@@ -52,11 +52,11 @@ pub(super) async fn keep_writing(shared: &Shared, postgres: &Arc<Postgres>, shut
     }
     shared.own.gather();
     // A process that ends waits for nobody long.
-    drop(timeout(LAST_PATIENCE, write(shared, postgres)).await);
+    drop(timeout(LAST_PATIENCE, write(shared, postgres, None)).await);
 }
 
-/// Writes what waits, until nothing does or Postgres fails.
-async fn write(shared: &Shared, postgres: &Postgres) {
+/// Writes what waits, until nothing does, Postgres fails, or `until` is requested.
+async fn write(shared: &Shared, postgres: &Postgres, until: Option<&Shutdown>) {
     loop {
         let entries = shared.own.take(Way::Postgres, ROWS_MAX);
         let is_last = entries.len() < ROWS_MAX;
@@ -76,11 +76,13 @@ async fn write(shared: &Shared, postgres: &Postgres) {
         if rows.is_empty() {
             return;
         }
-        let written = postgres
-            .ask("write counters", async move |database| {
-                store::accounts::save_replica(&database, &rows).await
-            })
-            .await;
+        let writing = postgres.ask("write counters", async move |database| {
+            store::accounts::save_replica(&database, &rows).await
+        });
+        let written = match until {
+            Some(shutdown) => shutdown.unless_requested(writing).await.flatten(),
+            None => writing.await,
+        };
         if written.is_none() {
             shared.own.put_back(Way::Postgres, names);
             return;
@@ -93,11 +95,10 @@ async fn write(shared: &Shared, postgres: &Postgres) {
 
 async fn age_out(postgres: &Postgres, shutdown: &Shutdown) {
     while !shutdown.is_requested() {
-        let deleted = postgres
-            .ask("delete old counters", async move |database| {
-                store::accounts::delete_old(&database, OLD_ROWS_MAX).await
-            })
-            .await;
+        let deleting = postgres.ask("delete old counters", async move |database| {
+            store::accounts::delete_old(&database, OLD_ROWS_MAX).await
+        });
+        let deleted = shutdown.unless_requested(deleting).await.flatten();
         let Some(deleted) = deleted else { return };
         observe::aged_out(deleted);
         if deleted < OLD_ROWS_MAX {

@@ -144,7 +144,7 @@ impl Counter {
             .bucket
             .as_ref()
             .and_then(|bucket| bucket.base.as_deref());
-        if let Some(others) = &mut self.others {
+        let has_forgotten = self.others.as_mut().is_some_and(|others| {
             others.account.retain(|origin, use_| {
                 let is_live = use_.slots().iter().any(|slot| slot.start.get() > cut);
                 let is_late = match base {
@@ -152,9 +152,12 @@ impl Counter {
                     None => Units::ZERO,
                 };
                 is_live || !is_late.is_zero()
-            });
+            })
+        });
+        // Mostly nobody is forgotten, and all slots are as they were.
+        if has_forgotten {
+            self.merge_slots(limit);
         }
-        self.merge_slots(limit);
     }
 
     /// Says whether nothing here counts any longer, so that a counter that begins anew would say the
@@ -189,6 +192,14 @@ impl Counter {
             use_: OriginUse::new(revision, total, slots),
             base,
         }
+    }
+
+    /// Says whether this process counted anything here that still stands.
+    #[must_use]
+    pub fn has_own(&self) -> bool {
+        let of_bucket = self.bucket.as_ref();
+        self.own.iter().next().is_some()
+            || of_bucket.is_some_and(|bucket| !bucket.own_total.is_zero() || bucket.base.is_some())
     }
 
     /// Returns what the other origins counted, by which an idle counter may be told from a live one.
