@@ -95,6 +95,25 @@ pub struct AuthorizeConfig {
     pub provider: Option<String>,
     /// The header with the route.
     pub route: Option<String>,
+    /// Where method, host and path of the original request are read, and the client's address; nowhere
+    /// else. Clients can write all of these headers, so choose what your gateway overwrites.
+    pub original: OriginalRequest,
+}
+
+/// Where a sub-request tells of the original one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum OriginalRequest {
+    /// The sub-request itself, its path below `/v1/authorize`, and the last address of
+    /// `X-Forwarded-For`: Envoy's HTTP `ext_authz`.
+    #[default]
+    Request,
+    /// `X-Original-Method`, `-Host`, `-URI` or `-URL`, and `X-Real-IP`: nginx, where its configuration
+    /// sets them. What is missing is that of the sub-request.
+    XOriginal,
+    /// `X-Forwarded-Method`, `-Host`, `-Uri`, and the last address of `X-Forwarded-For`: Traefik and
+    /// APISIX, which set them themselves. What is missing is that of the sub-request.
+    XForwarded,
 }
 
 /// Envoy's rate limit service, in place of envoyproxy/ratelimit.

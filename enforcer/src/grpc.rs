@@ -56,6 +56,12 @@ const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// How long a peer may take to begin, to answer a ping, and to send a call's message.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
 
+/// What each peer sends first (RFC 9113, section 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// How often the rest of a preface that came in pieces is looked for.
+const PREFACE_LOOK_EACH: Duration = Duration::from_millis(10);
+
 /// How often a silent peer is asked whether it lives.
 const PING_EACH: Duration = Duration::from_secs(30);
 
@@ -99,11 +105,11 @@ impl Services {
 
     /// Serves one connection until the peer leaves, falls silent, or the shutdown.
     async fn converse(self: Arc<Self>, stream: TcpStream, shutdown: Shutdown) {
-        // What follows waits for the preface without a bound.
-        if !matches!(
-            tokio::time::timeout(SILENCE_MAX, stream.readable()).await,
-            Ok(Ok(()))
-        ) {
+        let has_begun = tokio::select! {
+            has_begun = has_begun(&stream, SILENCE_MAX) => has_begun,
+            () = shutdown.requested() => false,
+        };
+        if !has_begun {
             return;
         }
         let services = self;
@@ -157,6 +163,28 @@ impl Services {
             _ => Status::unimplemented("this server has no such method").into_http(),
         }
     }
+}
+
+/// Waits for the whole preface, as what serves the connection would wait for it without a bound. False
+/// where the peer leaves, sends something else, or takes too long.
+async fn has_begun(stream: &TcpStream, within: Duration) -> bool {
+    let whole = async {
+        let mut seen = [0; PREFACE.len()];
+        loop {
+            let count = stream.peek(&mut seen).await.unwrap_or_default();
+            let sent = seen.get(..count).unwrap_or_default();
+            if sent.is_empty() || !PREFACE.starts_with(sent) {
+                return false;
+            }
+            if count == PREFACE.len() {
+                return true;
+            }
+            // A stream with some bytes is always readable, so that only time tells of more.
+            tokio::time::sleep(PREFACE_LOOK_EACH).await;
+        }
+    };
+    let whole = tokio::time::timeout(within, whole).await;
+    whole.unwrap_or(false)
 }
 
 fn is_grpc(request: &Request<Incoming>) -> bool {

@@ -21,6 +21,7 @@ mod tests;
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -34,8 +35,11 @@ use tower::ServiceExt as _;
 
 use self::authorize::Identity;
 use self::problem::Problem;
-use crate::config::{AuthorizeConfig, XRatelimitReset};
+use crate::config::{AuthorizeConfig, OriginalRequest, XRatelimitReset};
 use crate::engine::Engine;
+
+/// How long a peer may take to send a body.
+const BODY_WITHIN: Duration = Duration::from_secs(10);
 
 /// The body of an answer: at hand, or whatever the router made.
 type Answered = Either<Full<Bytes>, Body>;
@@ -52,6 +56,7 @@ struct Shared {
     engine: Arc<Engine>,
     clock: Arc<dyn Clock>,
     identity: Identity,
+    original: OriginalRequest,
     reset: XRatelimitReset,
 }
 
@@ -71,6 +76,7 @@ impl Http {
             engine,
             clock,
             identity: Identity::new(authorize),
+            original: authorize.original,
             reset,
         });
         Self { shared, router }
@@ -119,14 +125,27 @@ impl hyper::service::Service<Request<Incoming>> for Http {
             return Box::pin(std::future::ready(Ok(answer)));
         }
         let router = self.router.clone();
-        Box::pin(async move {
-            let answer = router.oneshot(request.map(Body::new)).await?;
-            Ok(answer.map(Either::Right))
-        })
+        Box::pin(async move { Ok(routed(router, request.map(Body::new), BODY_WITHIN).await) })
     }
 }
 
 /// Says whether a path is answered by counters that replicas share.
 fn decides(path: &str) -> bool {
     path == decisions::PATH || path == json::PATH || authorize::below(path).is_some()
+}
+
+/// Answers by the router, which reads bodies too: all within a bound.
+async fn routed(router: Router, request: Request<Body>, within: Duration) -> Response<Answered> {
+    match tokio::time::timeout(within, router.oneshot(request)).await {
+        Ok(Ok(answer)) => answer.map(Either::Right),
+        Ok(Err(never)) => match never {},
+        Err(_elapsed) => took_too_long().response().map(Either::Left),
+    }
+}
+
+fn took_too_long() -> Problem {
+    Problem::new(
+        StatusCode::REQUEST_TIMEOUT,
+        format!("the body took more than {} s", BODY_WITHIN.as_secs()),
+    )
 }

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use domain::account::ReplicaId;
 use domain::policy::{compile, read};
@@ -330,6 +331,38 @@ async fn hostile_peers_end_with_their_connection() {
         should_rate_limit(&channel, request(1)).await.is_ok(),
         "others are served"
     );
+}
+
+#[tokio::test]
+async fn a_preface_comes_whole_and_in_time() {
+    const LONG: Duration = Duration::from_secs(60);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let met = async || {
+        let (peer, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+        (peer.unwrap(), accepted.unwrap().0)
+    };
+    let (mut slow, accepted) = met().await;
+    slow.write_all(&super::PREFACE[..1]).await.unwrap();
+    accepted.readable().await.unwrap();
+    let within = Duration::from_millis(50);
+    assert!(
+        !super::has_begun(&accepted, within).await,
+        "one byte is no preface"
+    );
+
+    slow.write_all(&super::PREFACE[1..]).await.unwrap();
+    assert!(
+        super::has_begun(&accepted, LONG).await,
+        "whole, in two pieces"
+    );
+
+    let (mut other, accepted) = met().await;
+    other.write_all(b"PRI * HTTP/1").await.unwrap();
+    assert!(!super::has_begun(&accepted, LONG).await, "another protocol");
+    let (gone, accepted) = met().await;
+    drop(gone);
+    assert!(!super::has_begun(&accepted, LONG).await, "a peer that left");
 }
 
 #[tokio::test]

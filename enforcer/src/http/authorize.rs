@@ -1,11 +1,10 @@
 //! `/v1/authorize` and everything below it: the sub-request style of nginx, APISIX, Traefik and Envoy.
 //!
 //! Invariant: 200 allows, the policy's status refuses, and nothing else is answered. Who asks is read
-//! from the headers that the settings name, and from no others; of the original request, method, host
-//! and path come from `X-Forwarded-*` or `X-Original-*`, else from the sub-request itself. Its body is
-//! never read. Deliberately absent: authentication; gateways set these headers, or strip them.
+//! from the headers that the settings name, and from no others; one that comes twice is none. The
+//! settings say, too, where method, host and path of the original request are: in the sub-request
+//! itself, or in one family of headers. Its body is never read. Deliberately absent: authentication; gateways set these headers, or strip them.
 
-use std::borrow::Cow;
 use std::fmt;
 use std::net::IpAddr;
 
@@ -18,7 +17,7 @@ use http_body_util::Full;
 use super::answer::{RefusalView, sentence};
 use super::problem::{MEDIA_TYPE, json};
 use super::{Shared, headers};
-use crate::config::AuthorizeConfig;
+use crate::config::{AuthorizeConfig, OriginalRequest};
 use crate::engine::{Answer, Ask};
 
 /// The path, and the beginning of those below it.
@@ -78,12 +77,19 @@ impl Headers for Seen<'_> {
 }
 
 fn text(headers: &HeaderMap, name: impl header::AsHeaderName) -> Option<&str> {
-    let value = headers.get(name)?.to_str().ok()?;
-    Some(value.trim()).filter(|value| !value.is_empty())
+    headers.get(name).and_then(filled)
 }
 
-fn first<'h>(headers: &'h HeaderMap, names: &[&str]) -> Option<&'h str> {
-    names.iter().find_map(|name| text(headers, *name))
+fn filled(value: &HeaderValue) -> Option<&str> {
+    let text = value.to_str().ok()?.trim();
+    Some(text).filter(|text| !text.is_empty())
+}
+
+/// Returns the text of a header that comes once: of two, nobody knows which the gateway wrote.
+fn once(headers: &HeaderMap, name: impl header::AsHeaderName) -> Option<&str> {
+    let mut values = headers.get_all(name).iter();
+    let value = values.next().filter(|_| values.next().is_none())?;
+    filled(value)
 }
 
 /// Decides a sub-request; `below` is its path below ours.
@@ -94,13 +100,21 @@ pub(super) fn serve<B>(
 ) -> Response<Full<Bytes>> {
     let sent = request.headers();
     let seen = Seen(sent);
-    let who = |name: &Option<HeaderName>| name.as_ref().and_then(|name| text(sent, name));
-    let method = first(sent, &["x-forwarded-method", "x-original-method"]);
-    let host = first(sent, &["x-forwarded-host", "x-original-host", "host"]);
-    let path = first(
-        sent,
-        &["x-forwarded-uri", "x-original-uri", "x-original-url"],
-    );
+    let who = |name: &Option<HeaderName>| name.as_ref().and_then(|name| once(sent, name));
+    let (method, host, path) = match shared.original {
+        OriginalRequest::Request => (None, None, None),
+        OriginalRequest::XOriginal => (
+            once(sent, "x-original-method"),
+            once(sent, "x-original-host"),
+            once(sent, "x-original-uri").or_else(|| once(sent, "x-original-url")),
+        ),
+        OriginalRequest::XForwarded => (
+            once(sent, "x-forwarded-method"),
+            once(sent, "x-forwarded-host"),
+            once(sent, "x-forwarded-uri"),
+        ),
+    };
+    let host = host.or_else(|| once(sent, header::HOST));
     let identity = &shared.identity;
     let ask = Ask {
         request: Asking {
@@ -114,7 +128,7 @@ pub(super) fn serve<B>(
             method: Some(method.unwrap_or(request.method().as_str())),
             host: host.map(without_port),
             path: Some(path.map_or(below, path_of)),
-            source: client(sent),
+            source: client(sent, shared.original),
             destination: None,
             headers: Some(&seen),
         },
@@ -170,13 +184,15 @@ pub(crate) fn without_port(host: &str) -> &str {
     }
 }
 
-/// Returns the address that the gateway itself saw: the last one that was appended.
-fn client(headers: &HeaderMap) -> Option<IpAddr> {
-    let last = headers.get_all("x-forwarded-for").iter().next_back();
-    let last = last.and_then(|value| value.to_str().ok());
-    let last = last
-        .and_then(|list| list.rsplit(',').next())
-        .map(Cow::Borrowed);
-    let address = last.or_else(|| text(headers, "x-real-ip").map(Cow::Borrowed))?;
+/// Returns the address that the gateway itself saw: of a list the last one, which it appended.
+fn client(headers: &HeaderMap, original: OriginalRequest) -> Option<IpAddr> {
+    let address = match original {
+        OriginalRequest::XOriginal => once(headers, "x-real-ip")?,
+        OriginalRequest::Request | OriginalRequest::XForwarded => {
+            let lists = headers.get_all("x-forwarded-for");
+            let last = lists.iter().next_back()?.to_str().ok()?;
+            last.rsplit(',').next()?
+        }
+    };
     address.trim().parse().ok()
 }

@@ -12,10 +12,10 @@ use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Body as _, Incoming};
 
-use super::Shared;
 use super::answer::AnswerView;
 use super::problem::{Problem, json};
 use super::text::{self, AskText, Count, EstimateText, Object, ReportText};
+use super::{BODY_WITHIN, Shared};
 use crate::engine::{Ask, Candidate, Estimated, Report, Reported};
 
 /// The path.
@@ -29,9 +29,6 @@ const PASSED_BYTES_MAX: usize = 1_024 * 1_024;
 
 /// How long that may take.
 const PASSED_WITHIN: Duration = Duration::from_millis(500);
-
-/// How long a peer may take to send it.
-const BODY_WITHIN: Duration = Duration::from_secs(10);
 
 /// Reads a request and decides it.
 pub(super) async fn serve(shared: &Shared, request: Request<Incoming>) -> Response<Full<Bytes>> {
@@ -62,10 +59,7 @@ async fn collect(mut body: Incoming) -> Result<Vec<u8>, Problem> {
         }
         Ok(Ok(taken)) => Ok(taken),
         Ok(Err(_broken)) => Err(Problem::bad("the body ended early")),
-        Err(_elapsed) => Err(Problem::new(
-            StatusCode::REQUEST_TIMEOUT,
-            format!("the body took more than {} s", BODY_WITHIN.as_secs()),
-        )),
+        Err(_elapsed) => Err(super::took_too_long()),
     }
 }
 

@@ -58,6 +58,10 @@ impl Drop for Server {
 }
 
 fn serve() -> Server {
+    serve_from(OriginalRequest::default())
+}
+
+fn serve_from(original: OriginalRequest) -> Server {
     let policies = read("test.yaml", POLICIES).unwrap_or_else(|errors| panic!("{errors:?}"));
     let engine = Arc::new(Engine::new(ReplicaId(7), 100));
     engine.swap(PoliciesInForce {
@@ -67,6 +71,7 @@ fn serve() -> Server {
     let authorize = AuthorizeConfig {
         app: Some("X-Tenant-Id".to_owned()),
         model: Some("x-model".to_owned()),
+        original,
         ..AuthorizeConfig::default()
     };
     let service = Http::new(
@@ -338,6 +343,30 @@ async fn what_is_too_large_is_refused_unread() {
     assert_eq!(next, 200, "the next one is served");
 }
 
+/// A body that never comes.
+struct Never;
+
+impl hyper::body::Body for Never {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<hyper::body::Frame<Bytes>, Infallible>>> {
+        std::task::Poll::Pending
+    }
+}
+
+#[tokio::test]
+async fn bodies_that_never_come_are_not_waited_for() {
+    let router = asm::routes(Arc::new(asm::Asm::new("[]").unwrap()), Arc::new(Stands));
+    let mut request = Request::new(Body::new(Never));
+    *request.uri_mut() = "/update_ratelimit_record".parse().unwrap();
+    let answer = routed(router, request, Duration::from_millis(1)).await;
+    assert_eq!(answer.status(), 408, "after its time");
+}
+
 #[tokio::test]
 async fn other_paths_and_methods_are_refused() {
     let server = serve();
@@ -417,49 +446,116 @@ async fn identity_comes_from_named_headers_alone() {
 }
 
 #[tokio::test]
-async fn the_original_request_comes_from_the_gateways_headers() {
+async fn an_identity_that_comes_twice_is_none() {
     let server = serve();
+    let who = "x-tenant-id: a\r\nx-tenant-id: b\r\n";
+    drop(server.send("GET", "/v1/authorize", who, b"").await);
+    for (app, used) in [(Value::Null, "2"), (json!("a"), "1"), (json!("b"), "1")] {
+        let answer = server.decide(&json!({ "app": app })).await;
+        assert_eq!(answer["used"], used, "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn the_original_request_comes_from_where_the_settings_say() {
+    use OriginalRequest::{Request, XForwarded, XOriginal};
     let forwarded = "x-forwarded-method: POST\r\nx-forwarded-host: gw.example:8443\r\nx-forwarded-uri: /v1/chat/completions?x=1\r\n";
     let original = "x-original-method: POST\r\nx-original-url: https://gw.example/v1/chat?x\r\nx-original-host: gw.example\r\n";
+    let other = "x-forwarded-method: POST\r\nx-forwarded-host: gw.example\r\nx-forwarded-uri: /v1/models\r\n";
+    let host = "x-forwarded-host: gw.example\r\n";
+    let twice = "x-forwarded-uri: /v1/chat\r\nx-forwarded-uri: /v1/chat\r\n";
+    let chat = "/v1/authorize/v1/chat/completions";
     let cases = [
-        ("GET", "/v1/authorize", forwarded, 429),
-        ("GET", "/v1/authorize", original, 429),
         (
+            XForwarded,
             "GET",
             "/v1/authorize",
-            "x-forwarded-host: gw.example\r\nx-forwarded-uri: /v1/chat\r\n",
-            200,
-        ),
-        (
-            "POST",
-            "/v1/authorize/v1/chat/completions",
-            "x-forwarded-host: gw.example\r\n",
+            forwarded.to_owned(),
             429,
         ),
+        (XForwarded, "GET", "/v1/authorize", original.to_owned(), 200),
         (
+            XForwarded,
+            "GET",
+            "/v1/authorize",
+            format!("{original}{other}"),
+            200,
+        ),
+        // What it does not say is that of the sub-request.
+        (XForwarded, "POST", chat, host.to_owned(), 429),
+        (
+            XForwarded,
             "POST",
             "/v1/authorize/v1/models",
-            "x-forwarded-host: gw.example\r\n",
+            host.to_owned(),
             200,
         ),
-        // The address that the gateway appended, not the one that the client made up.
         (
+            XForwarded,
+            "POST",
+            "/v1/authorize",
+            format!("{host}{twice}"),
+            200,
+        ),
+        (XOriginal, "GET", "/v1/authorize", original.to_owned(), 429),
+        (XOriginal, "GET", "/v1/authorize", forwarded.to_owned(), 200),
+        (
+            XOriginal,
             "GET",
             "/v1/authorize",
-            "x-forwarded-for: 192.0.2.1, 10.1.2.3\r\n",
+            format!("{other}{original}"),
             429,
         ),
         (
-            "GET",
+            Request,
+            "POST",
             "/v1/authorize",
-            "x-forwarded-for: 10.1.2.3, 192.0.2.1\r\n",
+            format!("{forwarded}{original}"),
+            200,
+        ),
+        (
+            Request,
+            "POST",
+            "/v1/authorize/v1/models",
+            forwarded.to_owned(),
             200,
         ),
     ];
-    for (number, (method, path, headers, status)) in cases.into_iter().enumerate() {
+    for (number, (from, method, path, headers, status)) in cases.into_iter().enumerate() {
+        let server = serve_from(from);
         let headers = format!("x-tenant-id: app-{number}\r\n{headers}");
         let got = server.send(method, path, &headers, b"").await;
-        assert_eq!(got.status, status, "{method} {path} {headers}");
+        assert_eq!(got.status, status, "{from:?}: {method} {path} {headers}");
+    }
+    let server = serve();
+    let own = format!("POST {chat} HTTP/1.1\r\nhost: gw.example\r\nconnection: close\r\n");
+    let own = format!("{own}{other}x-tenant-id: own\r\n\r\n");
+    let got = server.raw(own.as_bytes()).await;
+    assert_eq!(
+        got.status, 429,
+        "the sub-request itself, whatever its headers say"
+    );
+}
+
+#[tokio::test]
+async fn the_clients_address_is_the_one_that_the_gateway_wrote() {
+    use OriginalRequest::{Request, XForwarded, XOriginal};
+    let (inside, outside) = ("192.0.2.1, 10.1.2.3", "10.1.2.3, 192.0.2.1");
+    let cases = [
+        // The address that the gateway appended, not the one that the client made up.
+        (Request, format!("x-forwarded-for: {inside}\r\n"), 429),
+        (Request, format!("x-forwarded-for: {outside}\r\n"), 200),
+        (XForwarded, format!("x-forwarded-for: {inside}\r\n"), 429),
+        (XForwarded, "x-real-ip: 10.1.2.3\r\n".to_owned(), 200),
+        (XOriginal, "x-real-ip: 10.1.2.3\r\n".to_owned(), 429),
+        (XOriginal, format!("x-forwarded-for: {inside}\r\n"), 200),
+    ];
+    for (number, (from, headers, status)) in cases.into_iter().enumerate() {
+        let headers = format!("x-tenant-id: app-{number}\r\n{headers}");
+        let got = serve_from(from)
+            .send("GET", "/v1/authorize", &headers, b"")
+            .await;
+        assert_eq!(got.status, status, "{from:?}: {headers}");
     }
 }
 
