@@ -12,11 +12,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use domain::account::{Counter, Message, Origin, ReplicaId, Revision};
 use domain::decision::{Asked, Decision, Outcome, Verdict, Weighing};
 use domain::feed::Entry;
-use domain::limit::{LimitSpec, Moment};
+use domain::limit::{Algorithm, LimitSpec, Moment};
 use domain::policy::CounterKey;
 use domain::policy::model::LimitId;
 use domain::time::UnixMs;
 use domain::units::Units;
+use domain::window::WindowSpec;
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 use parking_lot::{Mutex, MutexGuard};
@@ -118,17 +119,23 @@ impl Counters {
     }
 
     /// Decides an ask: checks all limits, then charges all of them or none, as one step. `verdicts`
-    /// receives what each found before the charge, in order.
+    /// receives what each found before the charge, in order; `reset` alone is that of after it.
     pub fn decide(&self, counted: &[Counted<'_>], verdicts: &mut Verdicts) -> Decision {
         let mut locked = self.lock(counted);
         let decision = locked.check(counted, None, verdicts);
         match decision.outcome {
             Outcome::Deny => decision,
             Outcome::Allow => {
-                locked.charge(counted);
-                let binding = decision.binding.and_then(|binding| counted.get(binding));
-                let charged = binding.map_or(Units::ZERO, |counted| counted.charge.or_zero());
-                decision.after(charged)
+                if locked.charge(counted) {
+                    locked.find(counted);
+                }
+                locked.reset(counted, verdicts);
+                let bound = decision
+                    .binding
+                    .and_then(|binding| Some((counted.get(binding)?, verdicts.get(binding)?)));
+                bound.map_or(decision, |(counted, verdict)| {
+                    decision.after(counted.charge.or_zero(), verdict.reset)
+                })
             }
         }
     }
@@ -471,6 +478,26 @@ impl Locked<'_> {
             }
         }
         weighing.decision()
+    }
+
+    /// Writes when each limit that was charged is free again, where that depends on its use.
+    fn reset(&self, counted: &[Counted<'_>], verdicts: &mut Verdicts) {
+        for ((place, counted), verdict) in self.places.iter().zip(counted).zip(verdicts) {
+            let is_tiled = matches!(
+                counted.limit.algorithm(),
+                Algorithm::Window(WindowSpec::Calendar(_) | WindowSpec::Fixed(_))
+            );
+            if is_tiled || counted.charge.or_zero().is_zero() {
+                continue;
+            }
+            let table = self.tables.get(place.table);
+            let held = place
+                .bucket
+                .and_then(|bucket| table?.held.get_bucket(bucket));
+            if let Some(held) = held {
+                verdict.reset = held.counter.reset(counted.limit, counted.moment);
+            }
+        }
     }
 
     /// Charges all limits; says whether that made new counters, by which others may have moved.

@@ -72,7 +72,7 @@ impl Verdict {
         self
     }
 
-    /// Returns the same with so many more units used; `reset` stays that of before.
+    /// Returns the same with so many more units used; `reset` stays as it is.
     #[must_use]
     pub fn after(mut self, charged: Units) -> Self {
         self.used = self.used.saturating_add(charged);
@@ -179,10 +179,13 @@ pub struct Decision {
 }
 
 impl Decision {
-    /// Returns the same after the limit that binds was charged so much.
+    /// Returns the same after the limit that binds was charged so much, by which `reset` became this.
     #[must_use]
-    pub fn after(self, charged: Units) -> Self {
-        let verdict = self.verdict.map(|verdict| verdict.after(charged));
+    pub fn after(self, charged: Units, reset: UnixMs) -> Self {
+        let verdict = self.verdict.map(|verdict| Verdict {
+            reset,
+            ..verdict.after(charged)
+        });
         Self { verdict, ..self }
     }
 
@@ -240,19 +243,29 @@ impl Weighing {
 /// Decides an ask: checks all limits, then charges all of them or none.
 ///
 /// Denied where one limit that is enforced has used + asked > limit. Each room's verdict says what
-/// its limit found before the charge.
+/// its limit found before the charge; `reset` alone is that of after it.
 pub fn decide(rooms: &mut [Room<'_>]) -> Decision {
     let decision = evaluate(rooms);
-    match decision.outcome {
-        Outcome::Deny => decision,
-        Outcome::Allow => decision.after(charge_all(rooms, decision.binding)),
+    if decision.outcome == Outcome::Deny {
+        return decision;
+    }
+    charge_all(rooms);
+    for room in rooms.iter_mut() {
+        if let Some(verdict) = &mut room.verdict {
+            verdict.reset = room.counter.reset(room.limit, room.moment);
+        }
+    }
+    let bound = decision.binding.and_then(|binding| rooms.get(binding));
+    match bound.and_then(|room| Some((room.charge, room.verdict?.reset))) {
+        Some((charge, reset)) => decision.after(charge.or_zero(), reset),
+        None => decision,
     }
 }
 
 /// Charges a report: all of it, to all limits, whatever they say. The answer is that of an ask for
 /// nothing after it: `Deny` says that a limit is passed now.
 pub fn report(rooms: &mut [Room<'_>]) -> Decision {
-    charge_all(rooms, None);
+    charge_all(rooms);
     for room in rooms.iter_mut() {
         room.asked = Asked::Units(Units::ZERO);
     }
@@ -292,17 +305,12 @@ pub fn evaluate(rooms: &mut [Room<'_>]) -> Decision {
     weighing.decision()
 }
 
-/// Charges all limits; returns what the binding one was charged.
-fn charge_all(rooms: &mut [Room<'_>], binding: Option<usize>) -> Units {
-    let mut charged = Units::ZERO;
-    for (index, room) in rooms.iter_mut().enumerate() {
+/// Charges all limits.
+fn charge_all(rooms: &mut [Room<'_>]) {
+    for room in rooms.iter_mut() {
         let units = room.charge.or_zero();
         room.counter.charge(room.limit, room.moment, units);
-        if Some(index) == binding {
-            charged = units;
-        }
     }
-    charged
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@
 //! replica decides, that is the exact algorithm.
 
 use super::bucket::{self, Base, Fluid, Walk, fold_instant};
-use super::table::{Slot, SlotTable};
+use super::table::{Drops, Slot, SlotTable};
 use super::{Account, Message, Origin, OriginUse, Revision, SLOTS_MAX, sliding_cut};
 use crate::decision::{Asked, Verdict};
 use crate::limit::{Algorithm, LimitSpec, Moment, Refill};
@@ -17,8 +17,8 @@ use crate::time::UnixMs;
 use crate::units::Units;
 use crate::window::{WindowLength, WindowSpec};
 
-/// Slots of a calendar or fixed window that are kept: the present one, one ahead by another's clock,
-/// and two before, for a clock that is set back.
+/// Own slots of a calendar or fixed window that are kept: the present one, and three around it, for a
+/// clock that is set back or forth.
 const WINDOWS_MAX: usize = 4;
 
 /// Slots of a bucket that are kept at most: those of several origins that have not folded theirs.
@@ -75,7 +75,7 @@ impl Counter {
         };
         Self {
             origin,
-            own: SlotTable::new(slots_max(limit)),
+            own: own_table(limit),
             bucket,
             others: None,
         }
@@ -119,6 +119,30 @@ impl Counter {
         }
     }
 
+    /// Returns when, without more use, nothing of what counts now counts any longer: see
+    /// [`Verdict::reset`].
+    #[must_use]
+    pub fn reset(&self, limit: &LimitSpec, moment: Moment) -> UnixMs {
+        match limit.algorithm() {
+            Algorithm::Window(WindowSpec::Calendar(_) | WindowSpec::Fixed(_)) => moment.slot.end(),
+            Algorithm::Window(WindowSpec::Sliding(length)) => {
+                let slot_ms = limit.algorithm().slots().slot_ms(moment.now);
+                let newest = self.newest_start();
+                if newest > sliding_cut(moment.now, length.ms(), slot_ms) {
+                    leaves(newest, *length, slot_ms)
+                } else {
+                    moment.now
+                }
+            }
+            Algorithm::TokenBucket(refill) | Algorithm::LeakyBucket(refill) => {
+                let walk = Walk::of(*refill);
+                let level = self.level(walk, moment.now);
+                let now = self.now(moment.now);
+                now.saturating_add_ms(walk.ms_to_drain(level))
+            }
+        }
+    }
+
     /// Merges what another origin says; of this process's own messages, which come back to it, only
     /// the base.
     pub fn merge(&mut self, limit: &LimitSpec, mut message: Message) {
@@ -126,7 +150,7 @@ impl Counter {
         let is_own = message.origin == self.origin;
         let is_newer = !is_own && {
             let others = self.others.get_or_insert_with(|| {
-                let (account, table) = (Account::default(), SlotTable::new(slots_max(limit)));
+                let (account, table) = (Account::default(), others_table(limit));
                 Box::new(Others { account, table })
             });
             others.account.merge(message)
@@ -221,17 +245,7 @@ impl Counter {
         let others = self.others.as_mut();
         let others = others.map_or(0, |others| others.table.sum_after(cut));
         let used = Units::new(self.own.sum_after(cut).saturating_add(others));
-        // A slot leaves when its end is as old as the window is long.
-        let leaves = |start: i64| {
-            let ms = window_ms.saturating_add(slot_ms);
-            UnixMs::FIRST.saturating_add_ms(start.saturating_add(ms))
-        };
-        let newest = self.newest_start();
-        let reset = if newest > cut {
-            leaves(newest)
-        } else {
-            moment.now
-        };
+        let reset = self.reset(limit, moment);
         let verdict = Verdict::of(limit.limit(), used, asked, reset);
         verdict.retried_at(|| {
             if asked > limit.limit() {
@@ -245,7 +259,7 @@ impl Counter {
             });
             let room = limit.limit().saturating_sub(asked);
             let first = freed.find(|(_, left)| *left <= room);
-            first.map(|(start, _)| leaves(start))
+            first.map(|(start, _)| leaves(start, length, slot_ms))
         })
     }
 
@@ -397,7 +411,7 @@ impl Counter {
             self.own.drop_before(since);
         }
         if let Some(others) = &mut self.others {
-            others.table = SlotTable::new(slots_max(limit));
+            others.table = others_table(limit);
             let slots = others.account.origins().flat_map(|(_, use_)| use_.slots());
             for slot in slots.filter(|slot| slot.start >= since) {
                 others.table.add(slot.start, slot.sum);
@@ -432,12 +446,31 @@ impl Counter {
     }
 }
 
-/// Returns how many slots a counter of this limit needs.
-const fn slots_max(limit: &LimitSpec) -> usize {
+/// Returns when a slot of a sliding window leaves it: when its end is as old as the window is long.
+fn leaves(start: i64, length: WindowLength, slot_ms: i64) -> UnixMs {
+    let ms = length.ms().saturating_add(slot_ms);
+    UnixMs::FIRST.saturating_add_ms(start.saturating_add(ms))
+}
+
+/// Returns the table of what this process counts itself.
+const fn own_table(limit: &LimitSpec) -> SlotTable {
     match limit.algorithm() {
-        Algorithm::Window(WindowSpec::Calendar(_) | WindowSpec::Fixed(_)) => WINDOWS_MAX,
-        Algorithm::Window(WindowSpec::Sliding(_)) => SLOTS_MAX,
-        Algorithm::TokenBucket(_) | Algorithm::LeakyBucket(_) => BUCKET_SLOTS_MAX,
+        Algorithm::Window(WindowSpec::Calendar(_) | WindowSpec::Fixed(_)) => {
+            SlotTable::new(WINDOWS_MAX, Drops::Farthest)
+        }
+        Algorithm::Window(WindowSpec::Sliding(_)) => SlotTable::new(SLOTS_MAX, Drops::Oldest),
+        Algorithm::TokenBucket(_) | Algorithm::LeakyBucket(_) => {
+            SlotTable::new(BUCKET_SLOTS_MAX, Drops::Oldest)
+        }
+    }
+}
+
+/// Returns the table of what all others count. It is filled in no order of time, and nobody says there
+/// which slot is the present one; so it holds more windows than several origins tell of.
+const fn others_table(limit: &LimitSpec) -> SlotTable {
+    match limit.algorithm() {
+        Algorithm::Window(_) => SlotTable::new(SLOTS_MAX, Drops::Oldest),
+        Algorithm::TokenBucket(_) | Algorithm::LeakyBucket(_) => own_table(limit),
     }
 }
 

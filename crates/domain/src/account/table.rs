@@ -1,7 +1,8 @@
 //! The slots of one counter: own ones, or those of all others together.
 //!
 //! Invariant: slots ascend, each once, at most as many as the algorithm can need; where there would
-//! be more, the oldest is dropped. The newest lies inline and the sum of the older ones is kept, so
+//! be more, the oldest is dropped, or that farthest from the one that is charged, as the table was
+//! made. The newest lies inline and the sum of the older ones is kept, so
 //! that almost every decision reads one cache line, and one in a new slot three. Deliberately absent:
 //! which slots count; the caller says a cut.
 
@@ -50,10 +51,21 @@ impl OlderSum {
     }
 }
 
+/// Which slot goes where there would be too many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Drops {
+    /// The oldest; one that is charged, too, where it is older than all others.
+    Oldest,
+    /// The farthest from the one that is charged, which stays: where one slot is looked at alone, as
+    /// a clock that was set back must find what is charged by it.
+    Farthest,
+}
+
 /// Slots of one counter.
 #[derive(Debug, Clone)]
 pub(super) struct SlotTable {
     slots_max: usize,
+    drops: Drops,
     newest: Slot,
     older: VecDeque<Slot>,
     older_sum: OlderSum,
@@ -61,9 +73,10 @@ pub(super) struct SlotTable {
 
 impl SlotTable {
     /// Begins with no slots, of which there will be at most `slots_max`, at least 2.
-    pub(super) const fn new(slots_max: usize) -> Self {
+    pub(super) const fn new(slots_max: usize, drops: Drops) -> Self {
         Self {
             slots_max,
+            drops,
             newest: NONE,
             older: VecDeque::new(),
             older_sum: OlderSum::STALE,
@@ -132,7 +145,7 @@ impl SlotTable {
         older
     }
 
-    /// Adds use to a slot; none where it is older than all of a full table.
+    /// Adds use to a slot; none where the table is full, the slot older than all, and the oldest goes.
     pub(super) fn add(&mut self, start: UnixMs, units: Units) {
         let start = start.get();
         let made = Slot {
@@ -175,14 +188,27 @@ impl SlotTable {
                     slot.sum = slot.sum.saturating_add(made.sum);
                 }
             }
-            Err(0) if self.is_full() => {}
+            Err(0) if self.is_full() && self.drops == Drops::Oldest => {}
             Err(index) => {
                 let is_full = self.is_full();
                 self.older.insert(index, made);
                 if is_full {
-                    self.older.pop_front();
+                    self.drop_one(made.start);
                 }
             }
+        }
+    }
+
+    /// Drops the slot that goes where one that is not the newest was charged.
+    fn drop_one(&mut self, charged: i64) {
+        let oldest = self.older.front().map_or(charged, |slot| slot.start);
+        let behind = charged.saturating_sub(oldest);
+        let ahead = self.newest.start.saturating_sub(charged);
+        if self.drops == Drops::Farthest && ahead > behind {
+            // The newest lies beside the older ones, of which the last takes its place.
+            self.newest = self.older.pop_back().unwrap_or(NONE);
+        } else {
+            self.older.pop_front();
         }
     }
 

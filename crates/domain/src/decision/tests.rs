@@ -127,6 +127,22 @@ fn a_report_is_charged_beyond_the_limit_and_closes_it() {
 }
 
 #[test]
+fn reset_is_that_of_after_the_charge() {
+    let limits = [fixed(1_000), sliding(60_000), bucket(1, 1_000)];
+    for (algorithm, ms) in limits.into_iter().zip([1_000, 61_000, 2_000]) {
+        let mut held = Held::new(&[(algorithm, 10, Enforce::Soft)]);
+        let mut rooms = held.rooms(at(0), asked(2), 2);
+        let decision = decide(&mut rooms);
+        assert_eq!(rooms[0].verdict.unwrap().reset, at(ms), "{algorithm:?}");
+        let verdict = decision.verdict.unwrap();
+        assert_eq!((verdict.used, verdict.reset), (Units::new(2), at(ms)));
+        // The next one finds what this one told.
+        let next = evaluate(&mut held.rooms(at(0), asked(0), 0));
+        assert_eq!(next.verdict.unwrap().reset, at(ms), "{algorithm:?}");
+    }
+}
+
+#[test]
 fn a_limit_in_shadow_counts_and_does_not_deny() {
     let mut held = Held::new(&[
         (fixed(60_000), 1, Enforce::Shadow),

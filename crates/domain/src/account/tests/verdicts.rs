@@ -6,7 +6,7 @@ use super::models::{
     Does, Events, OWN, Step, algorithms, at, bucket, buckets, calendar, charge, fixed, limit,
     sliding, steps, windows,
 };
-use crate::account::{Account, Counter, Revision};
+use crate::account::{Account, Counter, Message, Origin, OriginUse, ReplicaId, Revision, SlotSum};
 use crate::decision::Asked;
 use crate::limit::{Algorithm, LimitSpec};
 use crate::time::UnixMs;
@@ -334,4 +334,51 @@ fn a_counter_forgets_windows_that_its_algorithm_no_longer_needs() {
         let used = counter.check(&limit, limit.moment(at(9_999 * 60_000)), asked(0));
         assert_eq!(used.used, Units::ONE, "{limit:?}");
     }
+}
+
+#[test]
+fn a_clock_set_back_by_many_windows_goes_on_counting() {
+    for (algorithm, window) in [(fixed(1_000), 1_000), (calendar(Period::Minute), 60_000)] {
+        let limit = limit(algorithm, 3);
+        let mut counter = Counter::new(&limit, OWN);
+        for number in 0..8 {
+            counter.charge(&limit, limit.moment(at(number * window)), Units::ONE);
+        }
+        for back in [2, 0, -40] {
+            let moment = limit.moment(at(back * window));
+            let admitted = (0..9).filter(|_| {
+                let verdict = counter.check(&limit, moment, asked(1));
+                if !verdict.is_over {
+                    counter.charge(&limit, moment, Units::ONE);
+                }
+                !verdict.is_over
+            });
+            assert_eq!(admitted.count(), 3, "{algorithm:?}, window {back}");
+        }
+        // Those ahead went, the farthest first.
+        let starts = counter.message(revision(1)).use_.slots().len();
+        assert_eq!(starts, 4, "{algorithm:?}");
+    }
+}
+
+#[test]
+fn the_present_window_of_a_replica_whose_clock_is_behind_counts() {
+    let limit = limit(fixed(1_000), 100);
+    let mut counter = Counter::new(&limit, OWN);
+    for replica in 2..7_u64 {
+        let slots = (0..4).map(|number| SlotSum {
+            start: at(i64::try_from(replica).unwrap() * 1_000 + number * 1_000),
+            sum: Units::ONE,
+        });
+        counter.merge(
+            &limit,
+            Message {
+                origin: Origin::Replica(ReplicaId(replica)),
+                use_: OriginUse::new(revision(1), Units::new(4), slots.collect()),
+                base: None,
+            },
+        );
+    }
+    let verdict = counter.check(&limit, limit.moment(at(2_000)), asked(1));
+    assert_eq!(verdict.used, Units::ONE, "that of the first replica");
 }
