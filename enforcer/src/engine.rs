@@ -164,7 +164,9 @@ impl Engine {
     pub fn swap(&self, set: PoliciesInForce) {
         let in_force = InForce::new(set);
         // Known before it decides, so that nothing of a limit is forgotten that has just come.
-        self.limits.store(Arc::new(in_force.table()));
+        let mut limits = in_force.table();
+        limits.retire(&self.limits.load());
+        self.limits.store(Arc::new(limits));
         self.force.store(Arc::new(in_force));
     }
 
@@ -172,7 +174,10 @@ impl Engine {
     pub fn prune(&self, now: UnixMs) {
         // Looked up under the lock of each shard: a limit that came in force meanwhile has counters.
         self.counters
-            .prune(now, |id| self.limits.load().get(id).map(|known| known.spec));
+            .prune(now, |id| {
+                let limits = self.limits.load();
+                limits.get_or_retired(id).map(|known| known.spec)
+            });
     }
 
     /// Decides an ask: the first candidate that may go is charged, or the request itself where there
@@ -450,7 +455,7 @@ impl Found {
     }
 }
 
-/// Says whether asks and not reports charge this meter: requests, and expressions that read no usage.
+/// Says whether asks charge this meter: requests, and expressions that read no usage.
 const fn counts_asks(meter: MeterSelector) -> bool {
     matches!(
         meter,

@@ -86,7 +86,7 @@ impl<'a> Ask<'a> {
     }
 }
 
-/// Says whether asks charge this limit, and reports do not.
+/// Says whether asks charge this limit. A report charges its requests only where it names a number.
 pub(super) fn is_charged_by_asks(limit: &Limit) -> bool {
     super::counts_asks(limit.spec.meter())
         && limit.amount.as_ref().is_none_or(|cel| !cel.reads_usage())

@@ -22,6 +22,9 @@ use super::answer::{Answer, Reason};
 /// The longest text of a request that is kept, in bytes; longer ones are cut.
 const TEXT_BYTES_MAX: usize = 256;
 
+/// Denials that are looked at under one lock.
+const SLICE_MAX: usize = 1_024;
+
 /// Names one denial of one process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DenialId {
@@ -116,9 +119,6 @@ impl DenialFilter {
                 .policy
                 .as_deref()
                 .is_none_or(|wanted| wanted == denial.policy)
-            && self
-                .before
-                .is_none_or(|before| denial.id.sequence < before.sequence)
     }
 }
 
@@ -200,13 +200,39 @@ impl Denials {
         kept.denials.get(place).cloned()
     }
 
-    /// Returns at most `max` denials, newest first.
+    /// Says whether a denial was one of this process, kept or not.
+    #[must_use]
+    pub fn names(&self, id: DenialId) -> bool {
+        id.replica == self.replica
+    }
+
+    /// Returns at most `max` denials, newest first. Whoever decides meanwhile waits for no more than a
+    /// slice of them.
     #[must_use]
     pub fn list(&self, filter: &DenialFilter, max: usize) -> Vec<Arc<Denial>> {
+        let mut found = Vec::new();
+        let mut before = filter.before.map_or(u64::MAX, |before| before.sequence);
+        while found.len() < max {
+            let slice = self.slice(before);
+            let Some(oldest) = slice.last() else {
+                break;
+            };
+            before = oldest.id.sequence;
+            let wanted = slice.into_iter().filter(|denial| filter.fits(denial));
+            found.extend(wanted.take(max.saturating_sub(found.len())));
+        }
+        found
+    }
+
+    /// Returns some denials before one, newest first; none where there is none.
+    fn slice(&self, before: u64) -> Vec<Arc<Denial>> {
         let kept = self.kept.lock();
-        let newest = kept.denials.iter().rev();
-        let wanted = newest.filter(|denial| filter.fits(denial));
-        wanted.take(max).cloned().collect()
+        let first = kept.denials.front().map(|denial| denial.id.sequence);
+        let count = before.saturating_sub(first.unwrap_or(before));
+        let end = usize::try_from(count).unwrap_or(usize::MAX);
+        let end = end.min(kept.denials.len());
+        let begin = end.saturating_sub(SLICE_MAX);
+        kept.denials.range(begin..end).rev().cloned().collect()
     }
 }
 

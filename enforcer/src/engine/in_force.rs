@@ -42,20 +42,50 @@ pub struct KnownLimit {
     pub from: CountedFrom,
 }
 
-/// All limits that count, by identity.
+/// How many limits that are gone are remembered.
+const RETIRED_MAX: usize = 10_000;
+
+/// All limits that count, by identity; and those that went, whose counters may still be needed: who
+/// takes a policy out and puts it back has not reset its counters.
 #[derive(Debug, Default)]
-pub struct LimitTable(HashMap<LimitId, KnownLimit, RandomState>);
+pub struct LimitTable {
+    known: HashMap<LimitId, KnownLimit, RandomState>,
+    retired: HashMap<LimitId, KnownLimit, RandomState>,
+}
 
 impl LimitTable {
     /// Returns a limit.
     #[must_use]
     pub fn get(&self, id: LimitId) -> Option<&KnownLimit> {
-        self.0.get(&id)
+        self.known.get(&id)
+    }
+
+    /// Returns a limit, or one that is gone: while its counters count something they are kept and told
+    /// as before.
+    #[must_use]
+    pub fn get_or_retired(&self, id: LimitId) -> Option<&KnownLimit> {
+        self.get(id).or_else(|| self.retired.get(&id))
+    }
+
+    /// Adds those that the table before had and this one has not; where they are too many, only those
+    /// that went last.
+    pub(super) fn retire(&mut self, before: &Self) {
+        let went = before.iter().chain(before.retired());
+        for (id, limit) in went.filter(|(id, _)| !self.known.contains_key(id)) {
+            if self.retired.len() >= RETIRED_MAX {
+                break;
+            }
+            self.retired.insert(id, *limit);
+        }
+    }
+
+    fn retired(&self) -> impl Iterator<Item = (LimitId, &KnownLimit)> {
+        self.retired.iter().map(|(id, limit)| (*id, limit))
     }
 
     /// Returns all limits, in no order.
     pub fn iter(&self) -> impl Iterator<Item = (LimitId, &KnownLimit)> {
-        self.0.iter().map(|(id, known)| (*id, known))
+        self.known.iter().map(|(id, known)| (*id, known))
     }
 }
 
@@ -119,6 +149,9 @@ impl InForce {
             let (spec, from) = (*spec, CountedFrom::Decision);
             (*id, KnownLimit { spec, from })
         });
-        LimitTable(of_policies.chain(others).collect())
+        LimitTable {
+            known: of_policies.chain(others).collect(),
+            retired: HashMap::default(),
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! How old each source of truth is.
 //!
 //! Invariant: an instant only says "everything up to here is known"; it is written by whoever reads the
-//! source and never goes back by itself. Deliberately absent: what is tolerated, which each policy says.
+//! source, who may know of less than before: a chain that was silent tells of an earlier instant. Deliberately absent: what is tolerated, which each policy says.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 

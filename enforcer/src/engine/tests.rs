@@ -466,6 +466,47 @@ fn contradictory_reports_are_told() {
 }
 
 #[test]
+fn a_limit_that_goes_and_comes_back_keeps_its_counter() {
+    let engine = engine(PACE);
+    for _ in 0..2 {
+        drop(engine.decide(&ask("a", "m"), at(0)));
+    }
+    engine.swap(PoliciesInForce::default());
+    engine.prune(at(1));
+    put(&engine, &PACE.replace("limit: 2", "limit: 1"));
+    engine.prune(at(2));
+    let answer = engine.decide(&ask("a", "m"), at(3));
+    assert_eq!((answer.outcome, used(&answer)), (Outcome::Deny, 2));
+    engine.swap(PoliciesInForce::default());
+    assert!(
+        engine.limits().iter().next().is_none(),
+        "nothing is limited"
+    );
+    engine.prune(at(60_001));
+    assert_eq!(engine.counters().count(), 0, "what is over is forgotten");
+}
+
+#[test]
+fn a_report_counts_requests_only_where_it_says_so() {
+    let engine = engine(PACE);
+    drop(engine.decide(&ask("a", "m"), at(0)));
+    let told = |requests| {
+        let mut used = Reported::default();
+        used.quantities.set(Meter::Requests, requests);
+        let request = ask("a", "m").request;
+        let answer = engine.report(&Report { request, used }, at(1));
+        assert!(answer.uncharged.is_empty(), "asks are counted: {answer:?}");
+        used_of_first(&answer)
+    };
+    assert_eq!(told(None), 1, "the ask's alone");
+    assert_eq!(told(Some(2)), 3, "and two more");
+}
+
+fn used_of_first(answer: &Answer) -> i128 {
+    answer.met[0].verdict.unwrap().used.get()
+}
+
+#[test]
 fn an_edited_limit_resets_no_other_and_a_raised_one_keeps_its_counter() {
     let engine = engine(PACE);
     for _ in 0..3 {

@@ -26,7 +26,7 @@ const ASK_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a reader rests after a question failed.
 const REST: Duration = Duration::from_millis(250);
 
-/// How often the number of partitions is looked at, and a place that fell silent is looked for.
+/// How often the number of partitions is looked at.
 const LOOK: Duration = Duration::from_secs(10);
 
 /// Records that are taken at once.
@@ -148,7 +148,7 @@ impl FeedKafka {
 /// What a reader found.
 #[derive(Debug)]
 pub(super) enum Read<'r> {
-    /// It reads on from here: `ends` are the offsets after the last records that there are, by partition.
+    /// It reads on from here.
     Begins {
         /// How many partitions the topic has.
         partitions: usize,
@@ -262,7 +262,7 @@ impl TopicReader {
         self.look();
     }
 
-    /// Begins anew where the topic got more partitions, or other ones.
+    /// Begins anew where the topic has another number of partitions than when it began.
     fn look(&mut self) {
         if self.looked.elapsed() < LOOK {
             return;

@@ -104,7 +104,7 @@ impl OwnUse {
             for name in changed {
                 inner.exchange.insert(name);
                 inner.balances.insert(name);
-                let known = limits.get(name.0);
+                let known = limits.get_or_retired(name.0);
                 if known.is_some_and(|known| window_ms(&known.spec) >= LONG_MS) {
                     inner.postgres.insert(name);
                 }
@@ -168,7 +168,7 @@ impl OwnUse {
     pub(super) fn tell_all(&self) -> HashSet<Name, RandomState> {
         let limits = self.engine.limits();
         let own = self.engine.counters().own_names(|id| {
-            let known = limits.get(id);
+            let known = limits.get_or_retired(id);
             known.is_some_and(|known| known.from == CountedFrom::Decision)
         });
         let names: Names = own.collect();

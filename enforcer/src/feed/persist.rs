@@ -68,7 +68,7 @@ async fn write(shared: &Shared, postgres: &Postgres, until: Option<&Shutdown>) {
         let rows: Vec<ReplicaAccount> = entries
             .into_iter()
             .filter_map(|entry| {
-                let known = limits.get(entry.limit)?;
+                let known = limits.get_or_retired(entry.limit)?;
                 let until = counts_until(&known.spec, &entry, now());
                 Some(row_of(entry, shared.replica, until))
             })

@@ -25,6 +25,7 @@ use axum::extract::{DefaultBodyLimit, RawQuery, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::any;
+use domain::hash::Hash128;
 use domain::time::UnixMs;
 use moka::sync::Cache;
 use parking_lot::Mutex;
@@ -94,7 +95,8 @@ struct Bucket {
 #[derive(Debug)]
 pub(crate) struct Asm {
     rules: Vec<Rule>,
-    buckets: Cache<String, Arc<Mutex<Bucket>>>,
+    /// By the hash of the key, whose length is the peer's choice.
+    buckets: Cache<Hash128, Arc<Mutex<Bucket>>>,
 }
 
 impl Asm {
@@ -154,7 +156,7 @@ impl Asm {
         let Some(rule) = self.rules.iter().find(|rule| rule.keys.is_match(key)) else {
             return false;
         };
-        let bucket = self.buckets.entry_by_ref(key);
+        let bucket = self.buckets.entry(Hash128::of(key.as_bytes()));
         let bucket = bucket.or_insert_with(|| Arc::new(Mutex::new(rule.begin(now))));
         let mut bucket = bucket.value().lock();
         rule.fill(&mut bucket, now);
@@ -164,7 +166,7 @@ impl Asm {
     /// Takes tokens out of each key's bucket, where it has one.
     fn record(&self, keys: &[String], tokens: i64, now: UnixMs) {
         for key in keys {
-            if let Some(bucket) = self.buckets.get(key) {
+            if let Some(bucket) = self.buckets.get(&Hash128::of(key.as_bytes())) {
                 let mut bucket = bucket.lock();
                 if now.get() < bucket.expires_ms {
                     bucket.tokens = bucket.tokens.saturating_sub(tokens);

@@ -143,8 +143,14 @@ async fn list(
     RawQuery(query): RawQuery,
 ) -> Result<Json<Page>, Problem> {
     let (filter, max) = read(query.as_deref().unwrap_or_default())?;
+    let denials = engine.denials();
+    if filter.before.is_some_and(|before| !denials.names(before)) {
+        return Err(Problem::bad(
+            "cursor is of another replica, or of before its start; begin without one",
+        ));
+    }
     // One more says whether there is another page.
-    let mut found = engine.denials().list(&filter, max.saturating_add(1));
+    let mut found = denials.list(&filter, max.saturating_add(1));
     let has_more = found.len() > max;
     found.truncate(max);
     let next = found.last().filter(|_| has_more);

@@ -65,9 +65,11 @@ pub(crate) fn of(answer: &Answer, reset: XRatelimitReset) -> Written {
             let seconds = seconds_until(retry, answer.now).max(1);
             written.push((Cow::Borrowed("retry-after"), seconds.to_string()));
         }
-        // OpenAI's clients try again at every 429 unless they are told not to.
+        // OpenAI's clients try again at every 429 unless they are told not to. Numbers that are away
+        // for now come back.
+        let is_away = answer.reason == Reason::Unavailable;
         let is_spent = bound.spec.meter() == MeterSelector::Cost || retry.is_none();
-        if has_openai(policy) && is_spent {
+        if has_openai(policy) && is_spent && !is_away {
             written.push((Cow::Borrowed("x-should-retry"), "false".to_owned()));
         }
         for (name, value) in &policy.response.extra_headers {

@@ -527,6 +527,12 @@ async fn the_original_request_comes_from_where_the_settings_say() {
         let got = server.send(method, path, &headers, b"").await;
         assert_eq!(got.status, status, "{from:?}: {method} {path} {headers}");
     }
+}
+
+#[tokio::test]
+async fn a_sub_request_is_read_itself_by_default() {
+    let other = "x-forwarded-host: gw.example\r\nx-forwarded-uri: /v1/models\r\n";
+    let chat = "/v1/authorize/v1/chat/completions";
     let server = serve();
     let own = format!("POST {chat} HTTP/1.1\r\nhost: gw.example\r\nconnection: close\r\n");
     let own = format!("{own}{other}x-tenant-id: own\r\n\r\n");
@@ -605,6 +611,7 @@ async fn denials_are_listed_by_pages_and_one_by_one() {
         ("/v1/denials/nonsense", 400),
         ("/v1/denials?limit=0", 400),
         ("/v1/denials?cursor=x", 400),
+        ("/v1/denials?cursor=0000000000000008-3", 400),
         ("/v1/denials?app=%ff", 400),
         ("/v1/denials?application=a", 400),
     ] {

@@ -49,12 +49,12 @@ pub(super) struct Refusal {
     /// What the limit counts separately by, with its values.
     #[serde(default)]
     pub(super) key: BTreeMap<String, Option<String>>,
-    /// What is used.
-    pub(super) used: String,
+    /// What is used; absent, as the two below, where the limit looked at no numbers.
+    pub(super) used: Option<String>,
     /// How much may be.
-    pub(super) limit_value: String,
+    pub(super) limit_value: Option<String>,
     /// When it is free again.
-    pub(super) reset: String,
+    pub(super) reset: Option<String>,
 }
 
 impl Refusal {
@@ -76,10 +76,13 @@ impl fmt::Display for Refusal {
             reset,
             ..
         } = self;
-        write!(
-            f,
-            "{policy}/{limit} has {used} of {limit_value} used, until {reset}"
-        )
+        match (used, limit_value, reset) {
+            (Some(used), Some(limit_value), Some(reset)) => write!(
+                f,
+                "{policy}/{limit} has {used} of {limit_value} used, until {reset}"
+            ),
+            _ => write!(f, "{policy}/{limit} refuses without looking at numbers"),
+        }
     }
 }
 

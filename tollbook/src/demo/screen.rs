@@ -131,10 +131,10 @@ fn refused(refusals: &[(u64, Refusal)]) -> Table {
         table.add_row([
             format!("{}/{}", refusal.policy, refusal.limit),
             refusal.of_whom(),
-            refusal.used.clone(),
-            refusal.limit_value.clone(),
+            refusal.used.clone().unwrap_or_default(),
+            refusal.limit_value.clone().unwrap_or_default(),
             grouped((*count).into()),
-            refusal.reset.clone(),
+            refusal.reset.clone().unwrap_or_default(),
         ]);
     }
     for column in table.column_iter_mut().skip(2).take(3) {

@@ -66,7 +66,7 @@ fn ietf_draft_11() {
         allowed,
         [
             policy,
-            r#"ratelimit: "burst";r=1;t=60, "daily";r=1000;t=50400, "pace";r=9;t=0"#
+            r#"ratelimit: "burst";r=1;t=60, "daily";r=1000;t=50400, "pace";r=9;t=6"#
         ],
         "the limit that binds first; nothing of cost or in shadow"
     );
@@ -153,6 +153,26 @@ fn a_spent_budget_tells_clients_to_stop() {
         "x-reason: budget",
     ];
     assert_eq!(refused[6..], expected, "{refused:?}");
+}
+
+#[test]
+fn numbers_that_are_away_tell_nobody_to_stop() {
+    let yaml = "
+name: away
+limits: [{ name: tokens, meter: total_tokens, limit: 100, window: { calendar: day } }]
+on_unavailable: { decide: deny, after: 30s }
+response: { headers: [openai] }
+";
+    let engine = Engine::new(ReplicaId(1), 4);
+    engine.swap(PoliciesInForce {
+        set: compile(read("test.yaml", yaml).unwrap()).unwrap(),
+        ..PoliciesInForce::default()
+    });
+    let answer = engine.decide(&Ask::default(), at(0));
+    assert_eq!(answer.reason, Reason::Unavailable, "{answer:?}");
+    let written = lines(&answer, NO_TIME);
+    let stops = written.iter().any(|line| line.contains("should-retry"));
+    assert!(!stops, "{written:?}");
 }
 
 #[test]
