@@ -26,8 +26,11 @@ use smallvec::SmallVec;
 /// Shards: so many that threads seldom meet, so few that their locks stay in the cache.
 const SHARDS: usize = 512;
 
+/// So many limits of one decision lie on the stack; few requests meet more.
+pub const INLINE: usize = 16;
+
 /// What one decision's limits say, in their order; on the stack for as many as most have.
-pub type Verdicts = SmallVec<[Verdict; 8]>;
+pub type Verdicts = SmallVec<[Verdict; INLINE]>;
 
 /// One limit as one decision meets it. No two of a decision may have the same limit and key.
 #[derive(Debug, Clone, Copy)]
@@ -99,8 +102,8 @@ struct Place {
 #[derive(Debug)]
 struct Locked<'c> {
     counters: &'c Counters,
-    tables: SmallVec<[MutexGuard<'c, Table>; 8]>,
-    places: SmallVec<[Place; 8]>,
+    tables: SmallVec<[MutexGuard<'c, Table>; INLINE]>,
+    places: SmallVec<[Place; INLINE]>,
 }
 
 impl Counters {
@@ -331,13 +334,18 @@ impl Counters {
 
     /// Locks the shards of all counters in index order, each once, and finds the counters.
     fn lock(&self, counted: &[Counted<'_>]) -> Locked<'_> {
-        let mut places: SmallVec<[Place; 8]> = SmallVec::with_capacity(counted.len());
-        let mut shards: SmallVec<[usize; 8]> = SmallVec::with_capacity(counted.len());
+        // What is locked is written where it is returned, as moving it costs as much as a look-up.
+        let mut locked = Locked {
+            counters: self,
+            tables: SmallVec::new(),
+            places: SmallVec::new(),
+        };
+        let mut shards: SmallVec<[usize; INLINE]> = SmallVec::new();
         for counted in counted {
             let hash = self.hash(counted.id, counted.key);
             let table = self.shard_of(hash);
             shards.push(table);
-            places.push(Place {
+            locked.places.push(Place {
                 hash,
                 table,
                 bucket: None,
@@ -346,15 +354,11 @@ impl Counters {
         shards.sort_unstable();
         shards.dedup();
         let known = shards.iter().filter_map(|shard| self.shards.get(*shard));
-        let tables = known.map(|shard| shard.0.lock()).collect();
-        for place in &mut places {
-            place.table = shards.binary_search(&place.table).unwrap_or_default();
+        locked.tables.extend(known.map(|shard| shard.0.lock()));
+        for place in &mut locked.places {
+            let table = shards.iter().position(|shard| *shard == place.table);
+            place.table = table.unwrap_or_default();
         }
-        let mut locked = Locked {
-            counters: self,
-            tables,
-            places,
-        };
         locked.find(counted);
         locked
     }

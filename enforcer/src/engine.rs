@@ -9,6 +9,7 @@ mod answer;
 mod ask;
 mod denials;
 mod in_force;
+mod met;
 mod sources;
 mod unread;
 
@@ -34,10 +35,11 @@ pub use self::answer::{Answer, Binding, Met, Reason};
 pub use self::ask::{Ask, Candidate, Estimated, Report, Reported};
 pub use self::denials::{Denial, DenialFilter, DenialId, Denials};
 pub use self::in_force::{InForce, KnownLimit, LimitTable, PoliciesInForce};
+pub use self::met::MetList;
 pub use self::sources::{Source, Sources};
 pub(crate) use self::unread::Unread;
 
-use crate::counters::{Counted, Counters, Verdicts};
+use crate::counters::{Counted, Counters, INLINE, Verdicts};
 use crate::observe;
 
 /// Decides by the policies in force over the counters of this process.
@@ -60,7 +62,7 @@ pub struct Engine {
 #[derive(Debug)]
 struct Found {
     decision: Decision,
-    met: SmallVec<[Met; 8]>,
+    met: MetList,
     refusal: Option<Refusal>,
     shadow_denials: usize,
 }
@@ -75,8 +77,8 @@ struct Refusal {
 /// All limits that hold for a request.
 #[derive(Debug, Default)]
 struct Gathered<'f> {
-    counted: SmallVec<[Counted<'f>; 8]>,
-    met: SmallVec<[Met; 8]>,
+    counted: SmallVec<[Counted<'f>; INLINE]>,
+    met: MetList,
     refusal: Option<Refusal>,
     shadow_refusals: usize,
 }
@@ -356,14 +358,9 @@ impl Gathered<'_> {
     }
 
     /// Adds what the counters said. They said it before the charge where `is_charged_since`.
-    fn found(self, decision: Decision, verdicts: &Verdicts, is_charged_since: bool) -> Found {
-        let Self {
-            counted,
-            mut met,
-            refusal,
-            shadow_refusals,
-        } = self;
-        for ((met, counted), verdict) in met.iter_mut().zip(&counted).zip(verdicts) {
+    fn found(&mut self, decision: Decision, verdicts: &Verdicts, is_charged_since: bool) -> Found {
+        let mut met = std::mem::take(&mut self.met);
+        for ((met, counted), verdict) in met.iter_mut().zip(&self.counted).zip(verdicts) {
             met.verdict = Some(if is_charged_since {
                 verdict.after(counted.charge.or_zero())
             } else {
@@ -371,10 +368,10 @@ impl Gathered<'_> {
             });
         }
         Found {
-            shadow_denials: decision.shadow_denials.saturating_add(shadow_refusals),
+            shadow_denials: decision.shadow_denials.saturating_add(self.shadow_refusals),
             decision,
             met,
-            refusal,
+            refusal: self.refusal.take(),
         }
     }
 }
@@ -389,7 +386,7 @@ impl Found {
                 verdict: None,
                 shadow_denials: 0,
             },
-            met: SmallVec::new(),
+            met: MetList::default(),
             refusal: None,
             shadow_denials: 0,
         }

@@ -14,6 +14,7 @@ use smallvec::SmallVec;
 
 use super::denials::Denial;
 use super::in_force::InForce;
+use super::met::MetList;
 
 /// What the engine says to an ask or a report.
 pub struct Answer {
@@ -24,7 +25,7 @@ pub struct Answer {
     /// The limit that binds most: of a denial the one that refuses. Absent where none matched.
     pub binding: Option<Binding>,
     /// All limits that counted, in the order of the policies.
-    pub met: SmallVec<[Met; 8]>,
+    pub met: MetList,
     /// The candidate that was chosen, or that is refused for the shortest time.
     pub candidate: Option<usize>,
     /// How many limits in shadow would have refused.
