@@ -51,8 +51,11 @@ pub struct Engine {
     sources: Sources,
     denials: Denials,
     told: observe::Decisions,
-    /// Whether it is too early to decide.
+    /// Whether it is too early to decide by policies, and by the rules of other protocols.
     is_held: AtomicBool,
+    are_rules_held: AtomicBool,
+    /// Whether other protocols have rules of their own.
+    has_rules: AtomicBool,
     /// Whether others count, too, and tell it.
     has_peers: AtomicBool,
     unread: Unread,
@@ -95,6 +98,8 @@ impl Engine {
             denials: Denials::new(replica, denials_kept),
             told: observe::Decisions::new(),
             is_held: AtomicBool::new(false),
+            are_rules_held: AtomicBool::new(false),
+            has_rules: AtomicBool::new(false),
             has_peers: AtomicBool::new(false),
             unread: Unread::default(),
         }
@@ -102,16 +107,34 @@ impl Engine {
 
     /// Has protocols refuse to decide until [`Engine::release`]: a start knows neither all policies nor
     /// what was counted before, and an answer by less would allow too much.
-    pub(crate) fn hold(&self) {
+    pub(crate) fn hold(&self, has_rules: bool) {
+        self.has_rules.store(has_rules, Ordering::Release);
+        self.are_rules_held.store(true, Ordering::Release);
         self.is_held.store(true, Ordering::Release);
+    }
+
+    /// Has the protocols with rules of their own decide, and not those that go by policies; says
+    /// whether there are such rules.
+    pub(crate) fn release_rules(&self) -> bool {
+        let has_rules = self.has_rules.load(Ordering::Acquire);
+        if has_rules {
+            self.are_rules_held.store(false, Ordering::Release);
+        }
+        has_rules
+    }
+
+    /// Says whether it is too early to decide by the rules of other protocols.
+    pub(crate) fn are_rules_held(&self) -> bool {
+        self.are_rules_held.load(Ordering::Acquire)
     }
 
     /// Has protocols decide from now on.
     pub(crate) fn release(&self) {
+        self.are_rules_held.store(false, Ordering::Release);
         self.is_held.store(false, Ordering::Release);
     }
 
-    /// Says whether it is too early to decide; the gateway's own failure mode then does.
+    /// Says whether it is too early to decide by policies; the gateway's own failure mode then does.
     pub(crate) fn is_held(&self) -> bool {
         self.is_held.load(Ordering::Acquire)
     }

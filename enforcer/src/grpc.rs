@@ -153,10 +153,8 @@ impl Services {
 
     async fn route(self: Arc<Self>, request: Request<Incoming>) -> Response<Body> {
         match request.uri().path() {
-            rls::SHOULD_RATE_LIMIT | authz::CHECK if self.engine.is_held() => Status::unavailable(
-                "nothing is decided before the health service says so; ask another replica, or again",
-            )
-            .into_http(),
+            rls::SHOULD_RATE_LIMIT if self.engine.are_rules_held() => held(),
+            authz::CHECK if self.engine.is_held() => held(),
             rls::SHOULD_RATE_LIMIT => rls::should_rate_limit(self, request).await,
             authz::CHECK => authz::check(self, request).await,
             health::CHECK => health::check(self, request).await,
@@ -190,6 +188,11 @@ async fn has_begun(stream: &TcpStream, within: Duration) -> bool {
 fn is_grpc(request: &Request<Incoming>) -> bool {
     let content = request.headers().get(header::CONTENT_TYPE);
     content.is_some_and(|content| content.as_bytes().starts_with(b"application/grpc"))
+}
+
+/// Answers a call that comes before anything is decided.
+fn held() -> Response<Body> {
+    Status::unavailable("it is too early to decide; ask another replica, or again").into_http()
 }
 
 fn no_grpc() -> Response<Body> {

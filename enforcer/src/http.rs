@@ -97,10 +97,10 @@ impl hyper::service::Service<Request<Incoming>> for Http {
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let path = request.uri().path();
-        if self.shared.engine.is_held() && decides(path) {
+        if is_too_early(&self.shared.engine, path) {
             let problem = Problem::new(
                 StatusCode::SERVICE_UNAVAILABLE,
-                "nothing is decided before /readyz says so; ask another replica, or again",
+                "it is too early to decide, see /readyz; ask another replica, or again",
             );
             let answer = problem.response().map(Either::Left);
             return Box::pin(std::future::ready(Ok(answer)));
@@ -129,9 +129,13 @@ impl hyper::service::Service<Request<Incoming>> for Http {
     }
 }
 
-/// Says whether a path is answered by counters that replicas share.
-fn decides(path: &str) -> bool {
-    path == decisions::PATH || path == json::PATH || authorize::below(path).is_some()
+/// Says whether a path is answered by counters or policies that are not known yet.
+fn is_too_early(engine: &Engine, path: &str) -> bool {
+    if path == json::PATH {
+        return engine.are_rules_held();
+    }
+    let goes_by_policies = || path == decisions::PATH || authorize::below(path).is_some();
+    engine.is_held() && goes_by_policies()
 }
 
 /// Answers by the router, which reads bodies too: all within a bound.

@@ -41,7 +41,7 @@ pub(crate) async fn follow(
     let mut known = Known::Nothing;
     loop {
         let looked = async {
-            look(shared, postgres, others, &mut known).await;
+            Box::pin(look(shared, postgres, others, &mut known)).await;
             sleep(LOOK).await;
         };
         // A process that ends waits for no answer.

@@ -116,7 +116,7 @@ pub(crate) fn begin(
     let replica = replica();
     let engine = Arc::new(Engine::new(replica, kept));
     // The feed releases it when it is first ready.
-    engine.hold();
+    engine.hold(!config.rls.files.is_empty() || config.asm.config.is_some());
     let limits = policies.limits().count();
     observe::in_force(policies.policies().len(), limits);
     let protocols = Protocols::new(&engine, &config, base)?;

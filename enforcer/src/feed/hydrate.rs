@@ -2,8 +2,8 @@
 //!
 //! Invariant: ready means that policies, Postgres, balances and exchange were each read up to where they
 //! ended when they were first asked; or that this took too long, which is told, and then each policy's
-//! `on_unavailable` says what is decided. Without any policies it is never ready: everything would be
-//! allowed. Until it is first ready nothing is decided. Deliberately absent: the reading.
+//! `on_unavailable` says what is decided. Without any policies nothing is decided by them, as everything
+//! would be allowed, and it is ready only where other protocols have rules. Deliberately absent: the reading.
 
 use std::time::Duration;
 
@@ -106,9 +106,13 @@ impl Hydration {
             return true;
         }
         observe::waits_for_policies();
-        readiness.not_ready(
-            "no policies are known, so all would be allowed; waiting for those in Postgres",
-        );
+        if engine.release_rules() {
+            readiness.ready_without("policies: only the rules of other protocols are decided by");
+        } else {
+            readiness.not_ready(
+                "no policies are known, so all would be allowed; waiting for those in Postgres",
+            );
+        }
         let usable = self.wait(Part::Usable);
         shutdown.unless_requested(usable).await.is_some()
     }
@@ -175,7 +179,7 @@ limits: [{ name: app, meter: requests, limit: 9, per: [app], window: { calendar:
 
     fn held() -> Engine {
         let engine = Engine::new(ReplicaId(1), 8);
-        engine.hold();
+        engine.hold(false);
         engine
     }
 
@@ -247,6 +251,23 @@ limits: [{ name: app, meter: requests, limit: 9, per: [app], window: { calendar:
             let degraded = hydration.degraded();
             let without = "without accounts in Postgres, tollbook.balances";
             assert_eq!(degraded.as_deref(), Some(without));
+            shutdown.request();
+        };
+        let keep = hydration.keep_ready(patience, &engine, &readiness, &shutdown);
+        tokio::join!(keep, later);
+    }
+
+    #[tokio::test]
+    async fn rules_of_other_protocols_decide_without_policies() {
+        let patience = Duration::from_millis(1);
+        let (readiness, shutdown) = (Readiness::new(), Shutdown::new());
+        let engine = held();
+        engine.hold(true);
+        let hydration = Hydration::new(|part| matches!(part, Part::Policies | Part::Usable));
+        let later = async {
+            readiness.wait_ready().await;
+            assert!(!engine.are_rules_held(), "by rules");
+            assert!(engine.is_held(), "not by policies");
             shutdown.request();
         };
         let keep = hydration.keep_ready(patience, &engine, &readiness, &shutdown);

@@ -76,9 +76,9 @@ async fn write(shared: &Shared, postgres: &Postgres, until: Option<&Shutdown>) {
         if rows.is_empty() {
             return;
         }
-        let writing = postgres.ask("write counters", async move |database| {
+        let writing = Box::pin(postgres.ask("write counters", async move |database| {
             store::accounts::save_replica(&database, &rows).await
-        });
+        }));
         let written = match until {
             Some(shutdown) => shutdown.unless_requested(writing).await.flatten(),
             None => writing.await,

@@ -356,18 +356,24 @@ fn decisions_go_on_while_kafka_and_postgres_are_away() {
             .contains("tollbook_enforcer_staleness_seconds"),
         "ages are told"
     );
-    // A start without any server: ready after its patience, and whole once they are back.
+    // A start without any server, and so without policies: it decides nothing until they are back.
     world.kafka.stop(Signal::KILL);
     world.postgres.stop(Signal::QUIT);
     fleet[0].child.kill();
     fleet[0] = Replica::start(&config);
-    wait::until_true("it decides without knowing", FOLD, || {
+    wait::until_true("it waits for policies", FOLD, || {
         let ready = fleet[0].http("GET", "/readyz", "");
-        ready.is_some_and(|(status, _)| status == 200)
+        ready.is_some_and(|(status, why)| status == 503 && why.contains("no policies"))
     });
-    let _answer = fleet[0].ask("a", "m-minute");
+    let asked = fleet[0].http("POST", "/v1/decisions", r#"{"app":"a"}"#);
+    assert_eq!(
+        asked.map(|(status, _)| status),
+        Some(503),
+        "it does not guess"
+    );
     world.kafka.start();
     world.postgres.start();
+    fleet[0].await_ready();
     wait::until_true("it knows what was counted", FOLD, || {
         let answer = fleet[0].ask("z", "m-minute");
         answer["limit"] == "minute"
