@@ -198,11 +198,10 @@ impl Engine {
     /// Forgets the counters that no longer count; called each few seconds.
     pub fn prune(&self, now: UnixMs) {
         // Looked up under the lock of each shard: a limit that came in force meanwhile has counters.
-        self.counters
-            .prune(now, |id| {
-                let limits = self.limits.load();
-                limits.get_or_retired(id).map(|known| known.spec)
-            });
+        self.counters.prune(now, |id| {
+            let limits = self.limits.load();
+            limits.get_or_retired(id).map(|known| known.spec)
+        });
     }
 
     /// Decides an ask: the first candidate that may go is charged, or the request itself where there

@@ -172,10 +172,7 @@ pub async fn roll_up(db: &Database) -> Result<RolledUp, RollUpError> {
     let is_behind = plan.is_behind
         || match make_next_day(db).await {
             Ok(was_made) => was_made,
-            Err(error) if parts > 0 => {
-                let error = error.into();
-                return Ok(RolledUp::DayFailed { parts, error });
-            }
+            Err(error) if parts > 0 => return Ok(RolledUp::DayFailed { parts, error }),
             Err(error) => return Err(error.into()),
         };
     Ok(RolledUp::Moved { parts, is_behind })

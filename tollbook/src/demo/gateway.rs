@@ -18,6 +18,7 @@ use serde::Deserialize;
 use serde_json::json;
 use service::{Exit, Failure};
 use tokio::net::TcpStream;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::process::LOOK_EVERY;
@@ -97,6 +98,8 @@ struct Answer {
 pub(super) struct Gateway {
     enforcer: SocketAddr,
     connection: Option<SendRequest<Full<Bytes>>>,
+    /// Moves the connection's bytes.
+    driver: JoinSet<()>,
     /// Refused requests by policy, limit and key values, with what the enforcer said last.
     refusals: BTreeMap<(String, String, String), (u64, Refusal)>,
     /// Requests that went on without an answer.
@@ -113,6 +116,7 @@ impl Gateway {
         let mut gateway = Self {
             enforcer,
             connection: None,
+            driver: JoinSet::new(),
             refusals: BTreeMap::new(),
             unanswered: 0,
         };
@@ -194,7 +198,13 @@ impl Gateway {
         if self.connection.as_ref().is_none_or(SendRequest::is_closed) {
             let stream = TcpStream::connect(self.enforcer).await.ok()?;
             let (sender, connection) = handshake(TokioIo::new(stream)).await.ok()?;
-            tokio::spawn(connection);
+            // The one before has ended, or is of no use; the set ends with the gateway.
+            self.driver = JoinSet::new();
+            self.driver.spawn(async move {
+                if let Err(error) = connection.await {
+                    tracing::debug!(error.text = %error, "the enforcer's connection ended");
+                }
+            });
             self.connection = Some(sender);
         }
         let sender = self.connection.as_mut()?;
