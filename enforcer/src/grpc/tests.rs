@@ -407,8 +407,22 @@ async fn a_shutdown_ends_idle_connections() {
     idle.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00")
         .await
         .unwrap();
+    // Its own settings say that the connection is served; then the shutdown tells it to leave.
+    assert_eq!(frame_kind(&mut idle).await, SETTINGS, "served");
     server.shutdown.request();
-    // A polite peer answers GOAWAY's ping by leaving; this one only reads to the end.
-    let mut rest = [0; 9];
-    idle.read_exact(&mut rest).await.unwrap();
+    while frame_kind(&mut idle).await != GOAWAY {}
+}
+
+const SETTINGS: u8 = 4;
+const GOAWAY: u8 = 7;
+
+/// Reads one frame of HTTP/2 and returns its type.
+async fn frame_kind(stream: &mut TcpStream) -> u8 {
+    let mut head = [0; 9];
+    stream.read_exact(&mut head).await.unwrap();
+    let [high, middle, low, kind, ..] = head;
+    let length = u32::from_be_bytes([0, high, middle, low]);
+    let mut payload = vec![0; usize::try_from(length).unwrap()];
+    stream.read_exact(&mut payload).await.unwrap();
+    kind
 }
