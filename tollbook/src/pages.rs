@@ -101,6 +101,7 @@ fn row(schema: &Value, path: &str, property: &Value) -> String {
     let mut what = what.split_whitespace().collect::<Vec<_>>().join(" ");
     for choice in target["oneOf"].as_array().into_iter().flatten() {
         let meaning = choice["description"].as_str().unwrap_or_default();
+        let meaning = meaning.split_whitespace().collect::<Vec<_>>().join(" ");
         what = format!("{what} `{}`: {meaning}", choice["const"]);
     }
     format!("| `{path}` | {default} | {} |", what.replace('|', "\\|"))
