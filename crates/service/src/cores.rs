@@ -256,7 +256,7 @@ impl Core {
 }
 
 /// Serves one connection until the peer leaves, idles too long, or the shutdown.
-async fn converse<S, B>(
+pub(crate) async fn converse<S, B>(
     builder: &http1::Builder,
     stream: impl Read + Write + Unpin,
     service: S,

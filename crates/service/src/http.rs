@@ -20,6 +20,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
+use crate::cores;
 use crate::exit::Failure;
 use crate::health::Readiness;
 use crate::shutdown::Shutdown;
@@ -179,23 +180,14 @@ async fn accept(socket: TcpListener, routes: Router, tasks: Tasks) -> TaskResult
     }
 }
 
-/// Serves one connection until the peer leaves, idles too long, or the shutdown.
+/// Serves one connection as a core does ([`cores::converse`]).
 async fn converse(stream: TcpStream, routes: Router, shutdown: Shutdown) {
-    let connection = http1::Builder::new()
+    let mut builder = http1::Builder::new();
+    builder
         .timer(TokioTimer::new())
-        .header_read_timeout(HEADERS_WITHIN)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes));
-    let mut connection = std::pin::pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = shutdown.requested() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    if let Err(error) = ended {
-        tracing::debug!(error.text = %error, "a connection ended early");
-    }
+        .header_read_timeout(HEADERS_WITHIN);
+    let service = TowerToHyperService::new(routes);
+    cores::converse(&builder, TokioIo::new(stream), service, shutdown).await;
 }
 
 #[cfg(test)]

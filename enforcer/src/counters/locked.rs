@@ -1,0 +1,121 @@
+//! What a decision does while it holds the locks of its shards: find, check, charge.
+//!
+//! Invariant: nothing here takes a lock or lets one go. Deliberately absent: which locks, and in what
+//! order, which is the table's ([`super`]).
+
+use domain::account::{Counter, Origin};
+use domain::decision::{Asked, Decision, Verdict, Weighing};
+use domain::limit::Algorithm;
+use domain::policy::CounterKey;
+use domain::policy::model::LimitId;
+use domain::window::WindowSpec;
+
+use super::{Counted, Locked, Table, Verdicts};
+
+impl Table {
+    pub(super) fn find(&self, hash: u64, limit: LimitId, key: CounterKey) -> Option<usize> {
+        self.held
+            .find_bucket_index(hash, |held| held.is(limit, key))
+    }
+
+    /// Says what a limit says; of a counter that is not there, what a new one would.
+    pub(super) fn check(
+        &mut self,
+        bucket: Option<usize>,
+        counted: &Counted<'_>,
+        asked: Asked,
+        origin: Origin,
+    ) -> Verdict {
+        let held = bucket.and_then(|bucket| self.held.get_bucket_mut(bucket));
+        match held {
+            Some(held) => held.counter.check(counted.limit, counted.moment, asked),
+            None => Counter::new(counted.limit, origin).check(counted.limit, counted.moment, asked),
+        }
+    }
+
+    pub(super) fn charge(&mut self, bucket: usize, counted: &Counted<'_>) {
+        let units = counted.charge.or_zero();
+        if units.is_zero() {
+            return;
+        }
+        if let Some(held) = self.held.get_bucket_mut(bucket) {
+            held.counter.charge(counted.limit, counted.moment, units);
+            if !held.is_changed {
+                held.is_changed = true;
+                self.changed.push((held.limit, held.key));
+            }
+        }
+    }
+}
+
+impl Locked<'_> {
+    pub(super) fn find(&mut self, counted: &[Counted<'_>]) {
+        for (place, counted) in self.places.iter_mut().zip(counted) {
+            let table = self.tables.get(place.table);
+            place.bucket = table.and_then(|table| table.find(place.hash, counted.id, counted.key));
+        }
+    }
+
+    /// Asks all limits; `instead` replaces what each is asked.
+    pub(super) fn check(
+        &mut self,
+        counted: &[Counted<'_>],
+        instead: Option<Asked>,
+        verdicts: &mut Verdicts,
+    ) -> Decision {
+        verdicts.clear();
+        let mut weighing = Weighing::default();
+        for (index, (place, counted)) in self.places.iter().zip(counted).enumerate() {
+            if let Some(table) = self.tables.get_mut(place.table) {
+                let asked = instead.unwrap_or(counted.asked);
+                let verdict = table.check(place.bucket, counted, asked, self.counters.origin);
+                weighing.take(index, counted.limit.enforce(), &verdict);
+                verdicts.push(verdict);
+            }
+        }
+        weighing.decision()
+    }
+
+    /// Writes when each limit that was charged is free again, where that depends on its use.
+    pub(super) fn reset(&self, counted: &[Counted<'_>], verdicts: &mut Verdicts) {
+        for ((place, counted), verdict) in self.places.iter().zip(counted).zip(verdicts) {
+            let is_tiled = matches!(
+                counted.limit.algorithm(),
+                Algorithm::Window(WindowSpec::Calendar(_) | WindowSpec::Fixed(_))
+            );
+            if is_tiled || counted.charge.or_zero().is_zero() {
+                continue;
+            }
+            let table = self.tables.get(place.table);
+            let held = place
+                .bucket
+                .and_then(|bucket| table?.held.get_bucket(bucket));
+            if let Some(held) = held {
+                verdict.reset = held.counter.reset(counted.limit, counted.moment);
+            }
+        }
+    }
+
+    /// Charges all limits; says whether that made new counters, by which others may have moved.
+    pub(super) fn charge(&mut self, counted: &[Counted<'_>]) -> bool {
+        let mut makes_new = false;
+        for (place, counted) in self.places.iter().zip(counted) {
+            match (place.bucket, self.tables.get_mut(place.table)) {
+                (Some(bucket), Some(table)) => table.charge(bucket, counted),
+                (None, Some(_)) => makes_new |= !counted.charge.or_zero().is_zero(),
+                (Some(_) | None, None) => {}
+            }
+        }
+        if makes_new {
+            for (place, counted) in self.places.iter().zip(counted) {
+                if place.bucket.is_none()
+                    && !counted.charge.or_zero().is_zero()
+                    && let Some(table) = self.tables.get_mut(place.table)
+                {
+                    self.counters.charge_new(table, place.hash, counted);
+                }
+            }
+        }
+        makes_new
+    }
+}
