@@ -104,6 +104,16 @@ pub fn exit_of_store(error: &StoreError) -> Exit {
 }
 
 impl IngestError {
+    /// Says whether the same call may succeed later without anybody doing anything.
+    pub(crate) fn is_passing(&self) -> bool {
+        self.is_of_store_and_passes() || matches!(self, Self::Log(LogError::Unreachable { .. }))
+    }
+
+    /// As [`Self::is_passing`], where it is Postgres that failed.
+    pub(crate) fn is_of_store_and_passes(&self) -> bool {
+        matches!(self, Self::Store(error) if error.is_transient())
+    }
+
     /// Returns the exit code that this error ends the process with.
     #[must_use]
     pub fn exit(&self) -> Exit {

@@ -15,6 +15,7 @@ use store::{Backend, StoreError};
 
 use crate::assignment::{Assignment, Lost};
 use crate::balances::FeedTrouble;
+use crate::error::IngestError;
 use crate::kafka::{LogError, TopicPartition};
 use crate::opening::OpenError;
 use crate::rules::Rules;
@@ -186,6 +187,12 @@ pub(crate) fn watermark_age(age_ms: i64) {
 pub(crate) fn log_away(error: &LogError) {
     counter!("tollbook_ingest_log_checks_failed_total").increment(1);
     tracing::debug!(error.text = %error, "the log could not be looked at");
+}
+
+/// Tells that what comes before a run failed for a moment; it is tried again.
+pub(crate) fn start_tried_again(error: &IngestError) {
+    counter!("tollbook_ingest_starts_tried_again_total").increment(1);
+    tracing::warn!(error.text = %error, "the start failed for now; it is tried again");
 }
 
 /// Tells that accounts were sent to the feed.

@@ -4,6 +4,7 @@
 //! Invariant: nothing outlives its run; a change of sources ends one run and begins the next. Deliberately absent: what
 //! each task does, and how topics are looked for and their ends found (`topics`).
 
+mod patience;
 mod topics;
 
 use std::collections::HashMap;
@@ -41,10 +42,14 @@ use crate::roll_up;
 use crate::rules::Rules;
 use crate::source_config::{to_canonical, validate_all};
 use crate::watch::Watch;
+use patience::{Patience, patiently};
 
 /// How often positions are compared with the ends that a back-fill waits for, and a missing topic is
 /// looked for.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How long a start waits for a Postgres that answered and then lost an answer, or is busy.
+const START_PATIENCE: Duration = Duration::from_secs(30);
 
 /// How long a back-fill waits for Postgres before it gives up.
 const BACK_FILL_PATIENCE: Duration = Duration::from_secs(60);
@@ -75,8 +80,8 @@ pub enum Mode {
     UntilCaughtUp,
 }
 
-/// What a back-fill did.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What a back-fill did; nothing where the shutdown came before its start.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Summary {
     /// The topics that were read.
     pub topics: Vec<String>,
@@ -99,15 +104,34 @@ pub async fn run(
     settings.ingest.check()?;
     validate_all(&settings.ingest.sources)?;
     let database = Database::open(&settings.database_url, Role::Ingest).await?;
-    if settings.apply_at_start {
-        apply(settings, &database).await?;
+    let mut patience = Patience::Start(START_PATIENCE);
+    let applied = patiently(patience, shutdown, async || {
+        if settings.apply_at_start {
+            apply(settings, &database).await?;
+        }
+        Ok(())
+    });
+    if applied.await?.is_none() {
+        return Ok(Summary::default());
     }
     loop {
-        let prepared = Run::prepare(settings, &database, mode, readiness).await?;
-        if let Some(summary) = prepared.run(shutdown).await? {
+        let prepared = patiently(patience, shutdown, async || {
+            let run = Run::prepare(settings, &database, mode, readiness).await?;
+            let process = Uuid::now_v7();
+            let writer = Writer::connect(&database, process).await?;
+            Ok((run, process, writer))
+        });
+        let Some((run, process, writer)) = prepared.await? else {
+            return Ok(Summary::default());
+        };
+        if let Some(summary) = run.run(shutdown, process, writer).await? {
             database.close().await;
             return Ok(summary);
         }
+        patience = match mode {
+            Mode::Serve => Patience::Endless,
+            Mode::UntilCaughtUp => Patience::Running(BACK_FILL_PATIENCE),
+        };
     }
 }
 
@@ -189,11 +213,16 @@ impl<'s> Run<'s> {
     }
 
     /// Runs until the shutdown or until caught up; `None` where a new run is due.
-    async fn run(self, outer: &Shutdown) -> Result<Option<Summary>, IngestError> {
+    async fn run(
+        self,
+        outer: &Shutdown,
+        process: Uuid,
+        writer: Writer,
+    ) -> Result<Option<Summary>, IngestError> {
         let shutdown = Shutdown::new();
         let tasks = Tasks::new(shutdown.clone());
         let begins_anew = Arc::new(AtomicBool::new(false));
-        self.spawn_pipeline(&tasks, &begins_anew).await?;
+        self.spawn_pipeline(&tasks, &begins_anew, process, writer)?;
         self.spawn_chores(&tasks);
         let ended = match self.mode {
             Mode::Serve => {
@@ -223,14 +252,14 @@ impl<'s> Run<'s> {
         Ok(Some(self.summary()))
     }
 
-    async fn spawn_pipeline(
+    fn spawn_pipeline(
         &self,
         tasks: &Tasks,
         begins_anew: &Arc<AtomicBool>,
+        process: Uuid,
+        writer: Writer,
     ) -> Result<(), IngestError> {
         let shutdown = tasks.shutdown().clone();
-        let process = Uuid::now_v7();
-        let writer = Writer::connect(self.database, process).await?;
         let backend = Arc::new(Mutex::new(writer.backend()));
         observe::writer(writer.backend());
         let assignments = Arc::new(Assignments::default());

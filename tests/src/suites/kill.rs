@@ -34,6 +34,7 @@ pub(super) const TESTS: &[Test] = &[
         answer_to_commit_lost_once_before_and_once_after_it_was_applied,
         "P4"
     ),
+    test!(a_start_outlives_a_commit_that_is_lost, "P4"),
     test!(
         stopped_process_neither_blocks_its_successor_nor_counts_when_it_wakes,
         "P7"
@@ -378,6 +379,23 @@ fn random_kills_at_full_speed() {
     }
     world.assert_exact(&topic);
     assert_accounts_equal(&world);
+}
+
+fn a_start_outlives_a_commit_that_is_lost() {
+    let world = World::new("start_lost");
+    let topic = world.topic(1);
+    let proxy = Proxy::start(world.postgres.port());
+    let mut config = world.config(&topic);
+    config.database_url = proxy.url(&config.database_url);
+    for (round, lost) in [(1, Lost::BeforeApplied), (2, Lost::AfterApplied)] {
+        proxy.lose_commit(lost, "/* register */");
+        let ingest = config.ingest();
+        topic.send_texts(1, Load::new(round).lines(50));
+        world.await_caught_up(&topic);
+        assert_eq!(proxy.lost(), round, "{lost:?}\n{}", ingest.log());
+        drain(&ingest, DRAINS);
+    }
+    world.assert_exact(&topic);
 }
 
 fn postgres_restarts_under_load() {
