@@ -3,6 +3,8 @@
 //! Invariant: a batch owns its bytes, so that it can be folded again when a price changed or a
 //! partition was lost, without asking Kafka. Bounded by count and by bytes.
 
+mod chunks;
+
 use std::sync::Arc;
 
 use domain::hash::Hash128;
@@ -17,11 +19,8 @@ use crate::assignment::Assignment;
 use crate::decode::PAYLOAD_MAX;
 use crate::headers::Headers;
 use crate::kafka::fingerprint;
-
-/// The size of a piece of a batch's bytes: any value that is parsed fits in, and the allocator hands
-/// a piece on to the next batch, where one of many megabytes would go back to the system and come
-/// anew, page by page.
-const CHUNK_BYTES: usize = PAYLOAD_MAX;
+pub(crate) use chunks::Spares;
+use chunks::{Chunks, HeldBytes};
 
 /// A record's value.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,14 +31,6 @@ pub(crate) enum Payload {
     Held(HeldBytes),
     /// Larger than is parsed.
     Oversized(Box<Oversized>),
-}
-
-/// Where the bytes of a record's value lie in its batch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct HeldBytes {
-    chunk: usize,
-    start: usize,
-    end: usize,
 }
 
 /// What is kept of a record that is larger than is parsed.
@@ -111,8 +102,8 @@ impl Slice {
 pub(crate) struct RawBatch {
     /// One slice per partition.
     pub(crate) slices: Vec<Slice>,
-    /// Values, one after another, in pieces of [`CHUNK_BYTES`].
-    chunks: Vec<Vec<u8>>,
+    /// Values, one after another.
+    chunks: Chunks,
     bytes: usize,
     records: usize,
     /// How many records a new slice has room for.
@@ -124,10 +115,12 @@ pub(crate) struct RawBatch {
 
 impl RawBatch {
     /// Makes an empty batch with room for as many records as another one holds: under load batches
-    /// are alike, and growing step by step would copy each of them once more.
-    pub(crate) fn with_room_of(other: &Self) -> Self {
+    /// are alike, and growing step by step would copy each of them once more. Its bytes lie in spare
+    /// pieces of memory, and give them back.
+    pub(crate) fn with_room_of(other: &Self, spares: &Spares) -> Self {
         let room = other.records.checked_div(other.slices.len());
         Self {
+            chunks: Chunks::of(spares),
             slice_room: room.unwrap_or(0),
             room_left: other.records,
             ..Self::default()
@@ -142,7 +135,10 @@ impl RawBatch {
                 let time = message.timestamp().to_millis().unwrap_or(-1);
                 Payload::oversized(time, message.key(), value)
             }
-            Some(value) => Payload::Held(self.hold(value)),
+            Some(value) => {
+                self.bytes += value.len();
+                Payload::Held(self.chunks.hold(value))
+            }
         };
         let tail_time = message.timestamp().to_millis().unwrap_or(-1);
         let record = Record {
@@ -169,29 +165,6 @@ impl RawBatch {
             }
             (kept, key) => *kept = key.map(<[u8]>::to_vec),
         }
-    }
-
-    /// Copies a value of at most [`PAYLOAD_MAX`] bytes.
-    fn hold(&mut self, value: &[u8]) -> HeldBytes {
-        let has_room = |chunk: &Vec<u8>| chunk.len() + value.len() <= CHUNK_BYTES;
-        if !self.chunks.last().is_some_and(has_room) {
-            // Small batches, as at rest, need no whole piece.
-            let room = if self.chunks.is_empty() {
-                0
-            } else {
-                CHUNK_BYTES
-            };
-            self.chunks.push(Vec::with_capacity(room.max(value.len())));
-        }
-        self.bytes += value.len();
-        let chunk = self.chunks.len() - 1;
-        let Some(last) = self.chunks.last_mut() else {
-            return HeldBytes::default();
-        };
-        let start = last.len();
-        last.extend_from_slice(value);
-        let end = last.len();
-        HeldBytes { chunk, start, end }
     }
 
     fn slice_of(&mut self, assignment: &Arc<Assignment>) -> &mut Slice {
@@ -230,7 +203,7 @@ impl RawBatch {
     #[must_use]
     pub(crate) fn payload(&self, payload: &Payload) -> Option<&[u8]> {
         match payload {
-            Payload::Held(held) => self.chunks.get(held.chunk)?.get(held.start..held.end),
+            Payload::Held(held) => self.chunks.get(*held),
             Payload::None | Payload::Oversized(_) => None,
         }
     }

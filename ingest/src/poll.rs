@@ -20,7 +20,7 @@ use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
 use tokio::time::{Instant, timeout};
 
 use crate::assignment::{Assignment, Assignments};
-use crate::batch::RawBatch;
+use crate::batch::{RawBatch, Spares};
 use crate::config::{IngestConfig, KafkaConfig};
 use crate::group::{GroupContext, leave, pause};
 use crate::kafka::{LogError, TopicPartition, group_config};
@@ -98,6 +98,7 @@ pub(crate) struct Poller {
     runtime: Handle,
     bounds: IngestConfig,
     batch: RawBatch,
+    spares: Spares,
     batch_since: Option<Instant>,
     untold: HashMap<TopicPartition, HeadMark>,
     /// When waiting partitions were tried last.
@@ -167,6 +168,7 @@ impl Poller {
             runtime: Handle::current(),
             bounds: bounds.clone(),
             batch: RawBatch::default(),
+            spares: Spares::default(),
             batch_since: None,
             untold: HashMap::new(),
             tried: HashMap::new(),
@@ -274,7 +276,7 @@ impl Poller {
         if self.take_wish(Duration::ZERO) || (is_full && self.hold_back()) {
             self.batch_since = None;
             self.queues.end_turn();
-            let next = RawBatch::with_room_of(&self.batch);
+            let next = RawBatch::with_room_of(&self.batch, &self.spares);
             let batch = std::mem::replace(&mut self.batch, next);
             // There is room for what was wished; a closed channel means that the pipeline ended, and
             // what it did not fold is read again.
@@ -349,6 +351,9 @@ impl Poller {
             if since_chores < PAUSED_AFTER {
                 self.assignments.take_back(self.given_up_for);
                 self.open_waiting();
+            }
+            if self.batch.records() == 0 {
+                self.spares.free_unused();
             }
             self.tell_heads(CommitMode::Async);
             observe::assigned(self.assignments.count(), self.assignments.open().len());

@@ -13,6 +13,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use foldhash::fast::RandomState;
 use parking_lot::{Condvar, Mutex};
 use rdkafka::consumer::BaseConsumer;
 use rdkafka::consumer::base_consumer::PartitionQueue;
@@ -29,7 +30,7 @@ const BACKLOG: usize = 2_000;
 /// The queues of the open assignments.
 #[derive(Default)]
 pub(crate) struct Queues {
-    by_assignment: HashMap<u64, Queue>,
+    by_assignment: HashMap<u64, Queue, RandomState>,
     /// The assignment whose queue is read.
     at_hand: Option<u64>,
     /// How many records it gave in its turn.

@@ -4,6 +4,7 @@
 //! is large or small, and how events are spread over batches, changes no total. Deliberately absent:
 //! which events were counted before; the store finds that out and tells it here.
 
+mod accepted;
 mod accounts;
 mod closed;
 mod posting;
@@ -22,6 +23,7 @@ use crate::reject::{Reason, Rejection};
 use crate::series::{Series, SeriesCache, SeriesId, UsedSeries};
 use crate::time::Quarter;
 
+use accepted::{Accepted, AcceptedEvents};
 use accounts::{BatchAccounts, PartAccounts};
 pub use closed::{ClosedBatch, ClosedPart};
 pub use posting::{Posting, PostingKey, Sums};
@@ -29,26 +31,17 @@ pub use posting::{Posting, PostingKey, Sums};
 /// Series and priced models that a [`Folder`] remembers at most; about 300 bytes each.
 const CACHE_ENTRIES_MAX: usize = 200_000;
 
-/// An accepted event, as far as it may have to be taken out again as a duplicate.
-#[derive(Debug, Clone, Copy)]
-struct Accepted {
-    place: Place,
-    identity: Option<Identity>,
-    posting: usize,
-    sums: Sums,
-}
-
 /// One partition's share of a batch while it is folded.
 pub struct PartFold {
     part: PartRef,
     counts: Counts,
-    accepted: Vec<Accepted>,
+    accepted: AcceptedEvents,
     /// What the accepted events say whose producers own their ids; ascending by their index.
     payloads: Vec<(usize, PayloadDigest)>,
     rejected: Vec<RejectedEvent>,
     duplicates: Vec<Duplicate>,
     postings: Vec<Posting>,
-    open: HashMap<PostingKey, usize, RandomState>,
+    open: HashMap<PostingKey, u32, RandomState>,
     /// `None` where no limit counts from the log.
     accounts: Option<PartAccounts>,
 }
@@ -58,7 +51,7 @@ impl PartFold {
         Self {
             part,
             counts: Counts::default(),
-            accepted: Vec::new(),
+            accepted: AcceptedEvents::default(),
             payloads: Vec::new(),
             rejected: Vec::new(),
             duplicates: Vec::new(),
@@ -113,15 +106,15 @@ impl PartFold {
         (place, event): (Place, &UsageEvent<'_>),
         key: PostingKey,
         sums: Sums,
-        hint: Option<usize>,
-    ) -> usize {
+        hint: Option<u32>,
+    ) -> u32 {
         if let Some(payload) = event.payload {
             self.payloads.push((self.accepted.len(), payload));
         }
         let identity = event.identity;
         self.counts.accepted = self.counts.accepted.saturating_add(1);
         let posting = self.post(key, &sums, hint);
-        self.accepted.push(Accepted {
+        self.accepted.push(&Accepted {
             place,
             identity,
             posting,
@@ -131,9 +124,9 @@ impl PartFold {
     }
 
     /// Adds to the open posting of the key; where its sums are full, another one is opened.
-    fn post(&mut self, key: PostingKey, sums: &Sums, hint: Option<usize>) -> usize {
+    fn post(&mut self, key: PostingKey, sums: &Sums, hint: Option<u32>) -> u32 {
         if let Some(index) = hint
-            && let Some(posting) = self.postings.get_mut(index)
+            && let Some(posting) = posting_mut(&mut self.postings, index)
             && posting.key == key
             && let Some(grown) = posting.sums.checked_add(sums)
         {
@@ -141,13 +134,14 @@ impl PartFold {
             return index;
         }
         if let Some(index) = self.open.get(&key).copied()
-            && let Some(posting) = self.postings.get_mut(index)
+            && let Some(posting) = posting_mut(&mut self.postings, index)
             && let Some(grown) = posting.sums.checked_add(sums)
         {
             posting.sums = grown;
             return index;
         }
-        let index = self.postings.len();
+        // A batch holds far fewer events than 2^32.
+        let index = u32::try_from(self.postings.len()).unwrap_or(u32::MAX);
         self.postings.push(Posting { key, sums: *sums });
         self.open.insert(key, index);
         index
@@ -162,13 +156,13 @@ impl PartFold {
 
     /// Takes an accepted event out again: it had been counted before.
     fn withdraw(&mut self, accepted: usize, first: PartRef) {
-        let Some(event) = self.accepted.get(accepted).copied() else {
+        let Some(event) = self.accepted.get(accepted) else {
             return;
         };
         let Some(identity) = event.identity else {
             return;
         };
-        if let Some(posting) = self.postings.get_mut(event.posting) {
+        if let Some(posting) = posting_mut(&mut self.postings, event.posting) {
             // What was added can be taken away: sums only ever hold what their events brought.
             posting.sums = posting.sums.checked_sub(&event.sums).unwrap_or_default();
         }
@@ -180,6 +174,10 @@ impl PartFold {
             first,
         });
     }
+}
+
+fn posting_mut(postings: &mut [Posting], index: u32) -> Option<&mut Posting> {
+    postings.get_mut(usize::try_from(index).ok()?)
 }
 
 /// An id to be taken in the batch's transaction, and the part that takes it.
@@ -256,16 +254,16 @@ impl BatchFold {
     pub fn take_ids(&mut self) -> &[SeenId] {
         let mut ids = Vec::with_capacity(self.parts.iter().map(|part| part.accepted.len()).sum());
         for (part_index, part) in self.parts.iter().enumerate() {
-            for (accepted, event) in part.accepted.iter().enumerate() {
-                if let Some(identity) = event.identity {
-                    ids.push(SeenId {
+            ids.extend(
+                part.accepted
+                    .identities()
+                    .map(|(accepted, identity)| SeenId {
                         identity,
                         part_index,
                         accepted,
                         part: part.part,
-                    });
-                }
-            }
+                    }),
+            );
         }
         ids.sort_unstable();
         let mut first: Option<SeenId> = None;
@@ -412,6 +410,7 @@ impl Folder {
         };
         if let Some(part) = batch.parts.get_mut(part_index) {
             let (last_part, last_posting) = *series.posting;
+            let part_index = u32::try_from(part_index).unwrap_or(u32::MAX);
             let hint = (last_part == part_index).then_some(last_posting);
             let posting = part.accept((place, event), key, sums, hint);
             *series.posting = (part_index, posting);

@@ -79,10 +79,20 @@ impl fmt::Display for Hash256 {
     }
 }
 
+/// How many bytes of fields are hashed at once: BLAKE3 takes sixteen of its chunks side by side, and a
+/// field alone has a few bytes of one.
+const PIECE_BYTES: usize = 16 * blake3::CHUNK_LEN;
+
+/// Bytes that most lists of fields do not exceed.
+const USUAL_BYTES: usize = 256;
+
 /// Collects fields into one canonical hash.
 #[derive(Clone, Default)]
 pub struct Canonical {
-    hasher: blake3::Hasher,
+    /// Fields that are not hashed yet; fewer bytes than a piece, and one field.
+    pending: Vec<u8>,
+    /// The state after the first piece; a hash of few fields needs none.
+    hasher: Option<Box<blake3::Hasher>>,
 }
 
 impl Canonical {
@@ -90,16 +100,27 @@ impl Canonical {
     /// series never has the hash of a rate set.
     #[must_use]
     pub fn new(kind_and_version: &str) -> Self {
-        let mut canonical = Self::default();
+        let mut canonical = Self {
+            pending: Vec::with_capacity(USUAL_BYTES),
+            hasher: None,
+        };
         canonical.text(kind_and_version);
         canonical
+    }
+
+    fn add(&mut self, bytes: &[u8]) {
+        self.pending.extend_from_slice(bytes);
+        if self.pending.len() >= PIECE_BYTES {
+            self.hasher.get_or_insert_default().update(&self.pending);
+            self.pending.clear();
+        }
     }
 
     /// Adds bytes behind their length (64 bits, big-endian).
     pub fn bytes(&mut self, bytes: &[u8]) -> &mut Self {
         let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-        self.hasher.update(&length.to_be_bytes());
-        self.hasher.update(bytes);
+        self.add(&length.to_be_bytes());
+        self.add(bytes);
         self
     }
 
@@ -110,38 +131,45 @@ impl Canonical {
 
     /// Adds an unsigned integer, 64 bits, big-endian.
     pub fn unsigned(&mut self, value: u64) -> &mut Self {
-        self.hasher.update(&value.to_be_bytes());
+        self.add(&value.to_be_bytes());
         self
     }
 
     /// Adds a signed integer, 64 bits, big-endian two's complement.
     pub fn signed(&mut self, value: i64) -> &mut Self {
-        self.hasher.update(&value.to_be_bytes());
+        self.add(&value.to_be_bytes());
         self
     }
 
     /// Adds an amount, 128 bits, big-endian two's complement.
     pub fn wide(&mut self, value: i128) -> &mut Self {
-        self.hasher.update(&value.to_be_bytes());
+        self.add(&value.to_be_bytes());
         self
     }
 
     /// Adds whether an optional field follows.
     pub fn present(&mut self, is_present: bool) -> &mut Self {
-        self.hasher.update(&[u8::from(is_present)]);
+        self.add(&[u8::from(is_present)]);
         self
     }
 
     /// Returns the 128-bit hash of all fields added so far.
     #[must_use]
     pub fn finish128(&self) -> Hash128 {
-        first_half(&self.hasher.finalize())
+        first_half(&self.finish())
     }
 
     /// Returns the 256-bit hash of all fields added so far.
     #[must_use]
     pub fn finish256(&self) -> Hash256 {
-        Hash256(*self.hasher.finalize().as_bytes())
+        Hash256(*self.finish().as_bytes())
+    }
+
+    fn finish(&self) -> blake3::Hash {
+        match &self.hasher {
+            None => blake3::hash(&self.pending),
+            Some(hasher) => hasher.clone().update(&self.pending).finalize(),
+        }
     }
 }
 

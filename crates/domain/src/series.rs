@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use foldhash::quality::RandomState;
 use hashbrown::HashTable;
+use highway::{HighwayHash, HighwayHasher, Key};
 
 use crate::event::Dimensions;
 use crate::hash::{Canonical, Hash128};
@@ -86,8 +87,12 @@ fn texts<'d>(dimensions: &'d Dimensions<'_>) -> [&'d str; 7] {
 
 /// Remembers series by content, so that an event of a known series costs one look-up and no
 /// allocation. Bounded: emptied once it holds its greatest number.
+///
+/// Series are told apart by 128 bits of a hash of their dimensions under a key that the process drew
+/// and nobody else knows (`HighwayHash`, <https://arxiv.org/abs/1612.06257>), as their stored keys are
+/// by BLAKE3: comparing the texts themselves would read memory that is cold, once for each event.
 pub struct SeriesCache {
-    hasher: RandomState,
+    key: Key,
     table: HashTable<Known>,
     series_max: usize,
     /// The dimensions of the event at hand, in one piece.
@@ -97,15 +102,17 @@ pub struct SeriesCache {
 
 /// A series that an event had before.
 struct Known {
-    /// The dimensions in one piece, so that comparing them reads one place of memory.
-    content: Box<[u8]>,
+    content: ContentHash,
     id: SeriesId,
     series: Arc<Series>,
     /// The last batch that it was used in.
     used_in: BatchStamp,
     /// The last posting of it in that batch: the part's index and the posting's.
-    posting: (usize, usize),
+    posting: (u32, u32),
 }
+
+/// The hash of a series' dimensions under a cache's key.
+type ContentHash = [u64; 2];
 
 /// A series of the event at hand.
 pub(crate) struct Found<'c> {
@@ -113,7 +120,7 @@ pub(crate) struct Found<'c> {
     pub(crate) id: SeriesId,
     /// Which posting of the batch took its last event: the part's index and the posting's. A hint:
     /// whoever follows it looks whether the posting has the event's key.
-    pub(crate) posting: &'c mut (usize, usize),
+    pub(crate) posting: &'c mut (u32, u32),
 }
 
 /// Tells a batch from every other one that a cache met.
@@ -126,7 +133,7 @@ impl BatchStamp {
 }
 
 /// No batch has so many.
-const NO_POSTING: (usize, usize) = (usize::MAX, usize::MAX);
+const NO_POSTING: (u32, u32) = (u32::MAX, u32::MAX);
 
 /// The series that a batch's postings name.
 #[derive(Default)]
@@ -140,7 +147,7 @@ impl SeriesCache {
     #[must_use]
     pub fn new(series_max: usize) -> Self {
         Self {
-            hasher: RandomState::default(),
+            key: Key(std::array::from_fn(drawn)),
             table: HashTable::new(),
             series_max,
             content: Vec::new(),
@@ -152,23 +159,26 @@ impl SeriesCache {
     pub(crate) fn find(&mut self, dimensions: &Dimensions<'_>, used: &mut UsedSeries) -> Found<'_> {
         let stamp = *used.stamp.get_or_insert_with(|| {
             self.batches = self.batches.wrapping_add(1);
-            // Keyed by this cache, so that a batch that another one stamped is not taken for ours.
-            BatchStamp(self.hasher.hash_one(self.batches).max(1))
+            // Under this cache's key, so that a batch that another one stamped is not taken for ours.
+            let mut hasher = HighwayHasher::new(self.key);
+            hasher.append(&self.batches.to_le_bytes());
+            BatchStamp(hasher.finalize64().max(1))
         });
         write_content(&mut self.content, dimensions);
-        let hash = self.hasher.hash_one(&*self.content);
-        let content = self.content.as_slice();
-        let hasher = &self.hasher;
-        let rehash = |known: &Known| hasher.hash_one(&*known.content);
-        let is_known = |known: &Known| *known.content == *content;
+        let mut hasher = HighwayHasher::new(self.key);
+        hasher.append(&self.content);
+        let content: ContentHash = hasher.finalize128();
+        let hash = content[0];
+        let is_known = |known: &Known| known.content == content;
         // Emptied before it is looked into, so that the entry can be handed out.
         if self.table.len() >= self.series_max && self.table.find(hash, is_known).is_none() {
             self.table.clear();
         }
-        let entry = self.table.entry(hash, is_known, rehash).or_insert_with(|| {
+        let entry = self.table.entry(hash, is_known, |known| known.content[0]);
+        let entry = entry.or_insert_with(|| {
             let series = Arc::new(Series::of(dimensions));
             Known {
-                content: content.into(),
+                content,
                 id: series.id(),
                 series,
                 used_in: BatchStamp::NONE,
@@ -186,6 +196,11 @@ impl SeriesCache {
             posting: &mut known.posting,
         }
     }
+}
+
+/// Draws a word of a key: std's random state is keyed by the system's randomness, once per thread.
+fn drawn(word: usize) -> u64 {
+    std::hash::RandomState::new().hash_one(word)
 }
 
 /// Writes the dimensions in one piece: their lengths, then their texts.

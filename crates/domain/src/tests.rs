@@ -10,6 +10,7 @@
 
 mod event;
 mod fold;
+mod hash;
 mod money;
 mod part;
 mod pricing;

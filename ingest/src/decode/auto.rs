@@ -6,7 +6,7 @@
 use domain::reject::{Reason, Rejection};
 
 use super::envelope::{self, ENVELOPE_KEYS, Inside};
-use super::object::{FieldId, FieldSet, Object};
+use super::object::{FieldId, FieldSet, Object, Room};
 use super::scan::Scanner;
 
 /// What an event is recognised as.
@@ -49,14 +49,15 @@ impl Recogniser {
     ///
     /// `unknown_shape` where nothing fits; what `envelope::read_element` refuses.
     pub(super) fn recognise(&self, text: &str) -> Result<Shape, Rejection> {
-        let outer = envelope::read_element(&self.fields, text)?;
+        let (mut outer_room, mut inner_room) = (Room::default(), Room::default());
+        let outer = envelope::read_element(&self.fields, text, &mut outer_room)?;
         if let Some(shape) = shape_of(text) {
             return Ok(shape);
         }
         let inside = match envelope::line_inside(self.envelope, &outer) {
             Inside::Line(line) => {
                 let line = line.trim_ascii();
-                Object::read(&self.fields, line)?;
+                Object::read(&self.fields, line, &mut inner_room)?;
                 shape_of(line)
             }
             Inside::Broken(rejection) => return Err(rejection),

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 
 use domain::reject::{Reason, Rejection};
 
-use super::object::{FieldId, FieldSet, Object, rejection_of};
+use super::object::{FieldId, FieldSet, Object, Room, rejection_of};
 use super::scan::{Fault, Scanner, Value};
 
 /// The keys under which shippers carry a line, in the order in which they are tried.
@@ -78,9 +78,10 @@ pub(super) fn elements(text: &str) -> Result<Elements<'_>, Rejection> {
 pub(super) fn read_element<'a, 'f>(
     fields: &'f FieldSet,
     text: &'a str,
+    room: &'f mut Room,
 ) -> Result<Object<'a, 'f>, Rejection> {
     if text.starts_with('{') {
-        return Object::read(fields, text);
+        return Object::read(fields, text, room);
     }
     // An array is only ever an element here, and was read with the array around it.
     let detail = match Scanner::read_value(text).map_err(rejection_of)? {

@@ -7,7 +7,7 @@ use domain::reject::Rejection;
 
 use super::Decoded;
 use super::envelope::{self, Inside};
-use super::object::{FieldId, FieldSet, Object};
+use super::object::{FieldId, FieldSet, Object, Room};
 
 /// A format whose events are JSON objects.
 pub(super) trait LineFormat {
@@ -36,7 +36,8 @@ pub(super) fn decode_element<F: LineFormat>(
     text: &str,
     tell: &mut dyn FnMut(&[u8], Decoded<'_>),
 ) {
-    let outer = match envelope::read_element(format.fields(), text) {
+    let (mut outer_room, mut inner_room) = (Room::default(), Room::default());
+    let outer = match envelope::read_element(format.fields(), text, &mut outer_room) {
         Ok(outer) => outer,
         Err(rejection) => return tell(text.as_bytes(), Decoded::Rejected(rejection)),
     };
@@ -46,7 +47,7 @@ pub(super) fn decode_element<F: LineFormat>(
     match envelope::line_inside(format.envelope_fields(), &outer) {
         Inside::Line(line) => {
             let line = line.trim_ascii();
-            let decoded = match Object::read(format.fields(), line) {
+            let decoded = match Object::read(format.fields(), line, &mut inner_room) {
                 Ok(inner) => format.decode(&inner, line),
                 Err(rejection) => Decoded::Rejected(rejection),
             };

@@ -10,7 +10,7 @@ use domain::meter::QUANTITY_MAX;
 use domain::reject::{Reason, Rejection};
 use parking_lot::Mutex;
 
-use smallvec::{SmallVec, smallvec};
+use smallvec::SmallVec;
 
 use super::scan::{Fault, Layout, Scanner, Span, Value, hash_key};
 
@@ -106,11 +106,16 @@ fn place_in(hash: u64, size: usize) -> usize {
     usize::try_from(hash & u64::try_from(size.saturating_sub(1)).unwrap_or(0)).unwrap_or(0)
 }
 
+/// Room for the values of one message, which its [`Object`] borrows: what is passed up by value is
+/// copied at each step.
+#[derive(Default)]
+pub(super) struct Room(SmallVec<[Option<Span>; KEYS_INLINE]>);
+
 /// One message, as far as its source's fields go.
 pub(super) struct Object<'a, 'f> {
     fields: &'f FieldSet,
     text: &'a str,
-    values: SmallVec<[Option<Span>; KEYS_INLINE]>,
+    values: &'f [Option<Span>],
 }
 
 impl<'a, 'f> Object<'a, 'f> {
@@ -119,8 +124,14 @@ impl<'a, 'f> Object<'a, 'f> {
     /// # Errors
     ///
     /// `not_json` or `duplicate_key`, with the byte or the key at fault.
-    pub(super) fn read(fields: &'f FieldSet, text: &'a str) -> Result<Self, Rejection> {
-        let mut values = smallvec![None; fields.keys.len()];
+    pub(super) fn read(
+        fields: &'f FieldSet,
+        text: &'a str,
+        room: &'f mut Room,
+    ) -> Result<Self, Rejection> {
+        let values = &mut room.0;
+        values.clear();
+        values.resize(fields.keys.len(), None);
         let mut own = Layout::default();
         let mut shared = fields.layout.try_lock();
         let layout = shared.as_deref_mut().unwrap_or(&mut own);

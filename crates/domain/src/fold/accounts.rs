@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use foldhash::quality::RandomState;
 
-use super::{Accepted, BatchFold, PartFold};
+use super::{Accepted, BatchFold, PartFold, posting_mut};
 use crate::counting::{AccountSums, EventUse, LogCounter, LogLimits};
 use crate::ids::PartRef;
 use crate::price::{RateSet, RateSetId};
@@ -46,7 +46,7 @@ impl BatchAccounts {
     ) -> Option<()> {
         let Accepted { posting, sums, .. } = part.accepted.get(accepted)?;
         let accounts = part.accounts.as_mut()?;
-        let key = part.postings.get(*posting)?.key;
+        let key = posting_mut(&mut part.postings, posting)?.key;
         let used = EventUse {
             series: series.get(&key.series)?,
             start: accounts.starts.get(accepted).copied()?,

@@ -9,7 +9,7 @@ use domain::meter::{Meter, Quantities};
 use domain::reject::{Reason, Rejection};
 
 use crate::decode::line::within;
-use crate::decode::object::{FieldId, FieldSet, Object};
+use crate::decode::object::{FieldId, FieldSet, Object, Room};
 use crate::decode::scan::Value;
 
 /// Where a payload may have the usage object, in the order in which they are tried.
@@ -130,7 +130,9 @@ impl UsageFields {
                 continue;
             };
             let name = line.name(field);
-            let usage = Object::read(&self.fields, text).map_err(|fault| within(name, &fault))?;
+            let mut room = Room::default();
+            let usage = Object::read(&self.fields, text, &mut room);
+            let usage = usage.map_err(|fault| within(name, &fault))?;
             let counts = self.of_object(&usage);
             let Some(counts) = counts.map_err(|fault| within(name, &fault))? else {
                 continue;

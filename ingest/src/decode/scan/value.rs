@@ -4,6 +4,7 @@
 //! edges of characters. Deliberately absent: how the text is read.
 
 use std::borrow::Cow;
+use std::num::NonZeroU64;
 
 /// A value as it stands in the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,8 +45,9 @@ impl<'a> RawText<'a> {
 
 /// What a value is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
 pub(in crate::decode) enum Kind {
-    Null,
+    Null = 1,
     False,
     True,
     Number,
@@ -55,30 +57,63 @@ pub(in crate::decode) enum Kind {
     Array,
 }
 
-/// Where a value stands in its text: 12 bytes, so that a line's values travel in registers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::decode) struct Span {
-    kind: Kind,
-    start: u32,
-    end: u32,
+impl Kind {
+    const fn bits(self) -> NonZeroU64 {
+        // No kind is 0.
+        match NonZeroU64::new(self as u64) {
+            Some(bits) => bits,
+            None => NonZeroU64::MIN,
+        }
+    }
+
+    const fn of(bits: u64) -> Self {
+        match bits {
+            1 => Self::Null,
+            2 => Self::False,
+            3 => Self::True,
+            4 => Self::Number,
+            5 => Self::Text,
+            6 => Self::EscapedText,
+            7 => Self::Object,
+            _ => Self::Array,
+        }
+    }
 }
 
+/// Where a value stands in its text, in one word: the kind in the lowest 8 bits, then the start and
+/// the end of 28 bits each. Values travel up from the scanner in a register; through memory, piece by
+/// piece, each of them would wait for its own bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::decode) struct Span(NonZeroU64);
+
 impl Span {
+    /// The greatest offset. Texts are at most `PAYLOAD_MAX` long, a 256th of it; of a longer one no
+    /// part behind it would be found again.
+    const OFFSET_MAX: u64 = (1 << 28) - 1;
+
     pub(in crate::decode) fn new(kind: Kind, start: usize, end: usize) -> Self {
-        // Texts are at most PAYLOAD_MAX long; of a longer one no part would be found again.
-        let offset = |at| u32::try_from(at).unwrap_or(u32::MAX);
-        Self {
-            kind,
-            start: offset(start),
-            end: offset(end),
-        }
+        let offset = |at| u64::try_from(at).unwrap_or(u64::MAX).min(Self::OFFSET_MAX);
+        let place = (offset(start) << 8) | (offset(end) << 36);
+        Self(kind.bits() | place)
+    }
+
+    const fn kind(self) -> Kind {
+        Kind::of(self.0.get() & 0xff)
+    }
+
+    const fn start(self) -> u64 {
+        (self.0.get() >> 8) & Self::OFFSET_MAX
+    }
+
+    const fn end(self) -> u64 {
+        self.0.get() >> 36
     }
 
     /// Returns the value that stands there. Both ends lie beside an ASCII character, so at the edge
     /// of a character.
     pub(in crate::decode) fn in_text(self, text: &str) -> Value<'_> {
         let span = self.slice(text);
-        match self.kind {
+        match self.kind() {
             Kind::Null => Value::Null,
             Kind::False => Value::Bool(false),
             Kind::True => Value::Bool(true),
@@ -98,24 +133,19 @@ impl Span {
 
     /// Returns all of the value's text, a string's quotes included.
     pub(in crate::decode) fn whole(self, text: &str) -> &str {
-        let quote = u32::from(matches!(self.kind, Kind::Text | Kind::EscapedText));
-        Self {
-            start: self.start.saturating_sub(quote),
-            end: self.end + quote,
-            ..self
-        }
-        .slice(text)
+        let quote = u64::from(matches!(self.kind(), Kind::Text | Kind::EscapedText));
+        slice(text, self.start().saturating_sub(quote), self.end() + quote)
     }
 
     /// Says whether it is a string without escapes.
     pub(in crate::decode) fn is_plain(self) -> bool {
-        self.kind == Kind::Text
+        self.kind() == Kind::Text
     }
 
     /// Returns a string's text with its escapes resolved; of any other value, its text.
     pub(in crate::decode) fn text(self, text: &str) -> Cow<'_, str> {
         let raw = self.slice(text);
-        if self.kind == Kind::EscapedText {
+        if self.kind() == Kind::EscapedText {
             Cow::Owned(unescape(raw))
         } else {
             Cow::Borrowed(raw)
@@ -123,10 +153,13 @@ impl Span {
     }
 
     fn slice(self, text: &str) -> &str {
-        let index = |at| usize::try_from(at).unwrap_or(usize::MAX);
-        text.get(index(self.start)..index(self.end))
-            .unwrap_or_default()
+        slice(text, self.start(), self.end())
     }
+}
+
+fn slice(text: &str, start: u64, end: u64) -> &str {
+    let index = |at| usize::try_from(at).unwrap_or(usize::MAX);
+    text.get(index(start)..index(end)).unwrap_or_default()
 }
 
 /// Resolves escapes that are known to be well-formed.
