@@ -11,7 +11,7 @@ mod locked;
 use std::hash::BuildHasher as _;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use domain::account::{Counter, Message, Origin, ReplicaId, Revision};
+use domain::account::{Counter, Grounds, Message, Origin, ReplicaId, Revision};
 use domain::decision::{Asked, Decision, Outcome, Verdict};
 use domain::feed::Entry;
 use domain::limit::{LimitSpec, Moment};
@@ -48,6 +48,15 @@ pub struct Counted<'a> {
     pub asked: Asked,
     /// What is charged where the request may go; nothing where it is negative.
     pub charge: Units,
+}
+
+/// The counter that a refusal stands on, as it was when the refusal was made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Consulted {
+    /// Which counter.
+    pub counter: CounterKey,
+    /// What the verdict stands on.
+    pub grounds: Grounds,
 }
 
 /// All counters of this process.
@@ -125,10 +134,39 @@ impl Counters {
     /// Decides an ask: checks all limits, then charges all of them or none, as one step. `verdicts`
     /// receives what each found before the charge, in order; `reset` alone is that of after it.
     pub fn decide(&self, counted: &[Counted<'_>], verdicts: &mut Verdicts) -> Decision {
+        self.decide_noting(counted, verdicts, |_locked, _decision| ())
+    }
+
+    /// Decides as [`Counters::decide`] does; of a denial also returns the counter of the limit that
+    /// binds, as it was at that moment.
+    pub fn decide_or_say_why(
+        &self,
+        counted: &[Counted<'_>],
+        verdicts: &mut Verdicts,
+    ) -> (Decision, Option<Box<Consulted>>) {
+        let mut consulted = None;
+        let decision = self.decide_noting(counted, verdicts, |locked, decision| {
+            consulted = decision
+                .binding
+                .and_then(|binding| locked.consulted(binding, counted));
+        });
+        (decision, consulted)
+    }
+
+    /// Decides; of a denial tells `note` before the locks are let go.
+    fn decide_noting(
+        &self,
+        counted: &[Counted<'_>],
+        verdicts: &mut Verdicts,
+        note: impl FnOnce(&Locked<'_>, &Decision),
+    ) -> Decision {
         let mut locked = self.lock(counted);
         let decision = locked.check(counted, None, verdicts);
         match decision.outcome {
-            Outcome::Deny => decision,
+            Outcome::Deny => {
+                note(&locked, &decision);
+                decision
+            }
             Outcome::Allow => {
                 if locked.charge(counted) {
                     locked.find(counted);
@@ -164,6 +202,19 @@ impl Counters {
     /// Says what [`Counters::decide`] would, and charges nothing.
     pub fn evaluate(&self, counted: &[Counted<'_>], verdicts: &mut Verdicts) -> Decision {
         self.lock(counted).check(counted, None, verdicts)
+    }
+
+    /// Says what [`Counters::evaluate`] does, and returns the counter of one of the limits, by its place,
+    /// as it was at that moment.
+    pub fn evaluate_one(
+        &self,
+        counted: &[Counted<'_>],
+        place: usize,
+        verdicts: &mut Verdicts,
+    ) -> (Decision, Option<Box<Consulted>>) {
+        let mut locked = self.lock(counted);
+        let decision = locked.check(counted, None, verdicts);
+        (decision, locked.consulted(place, counted))
     }
 
     /// Charges a report: all limits in full, whatever they say; then says what they say to an ask for

@@ -24,7 +24,7 @@ use domain::account::ReplicaId;
 use domain::decision::{Asked, Decision, Outcome};
 use domain::limit::{Enforce, MeterSelector};
 use domain::meter::Meter;
-use domain::policy::model::{CountedFrom, Limit, Policy, Verdict as Otherwise};
+use domain::policy::model::{CountedFrom, Limit};
 use domain::policy::{Applies, Keyed};
 use domain::request::Request;
 use domain::time::UnixMs;
@@ -39,7 +39,7 @@ pub use self::met::MetList;
 pub use self::sources::{Source, Sources};
 pub(crate) use self::unread::Unread;
 
-use crate::counters::{Counted, Counters, INLINE, Verdicts};
+use crate::counters::{Consulted, Counted, Counters, INLINE, Verdicts};
 use crate::observe;
 
 /// Decides by the policies in force over the counters of this process.
@@ -68,6 +68,8 @@ struct Found {
     met: MetList,
     refusal: Option<Refusal>,
     shadow_denials: usize,
+    /// Of a denial: the counter that it stands on.
+    consulted: Option<Box<Consulted>>,
 }
 
 /// A limit that refuses without looking at numbers.
@@ -227,12 +229,13 @@ impl Engine {
             }
         }
         // There is a candidate, or the request was asked for.
-        let (candidate, found) = chosen.unwrap_or_else(|| (None, Found::free()));
+        let (candidate, mut found) = chosen.unwrap_or_else(|| (None, Found::free()));
+        let consulted = found.consulted.take();
         let mut answer = found.into_answer(force, candidate, now);
         self.told.decided(answer.outcome);
         if answer.outcome == Outcome::Deny {
             let request = ask.of(candidate);
-            answer.denial = self.denials.keep(&answer, &request, now);
+            answer.denial = self.denials.keep(&answer, &request, consulted, now);
         }
         answer
     }
@@ -289,17 +292,29 @@ impl Engine {
             self.gather(&mut gathered, force, &applies, asks, now);
         }
         let mut verdicts = Verdicts::new();
-        let decision = if gathered.refusal.is_some() {
-            let decision = self.counters.evaluate(&gathered.counted, &mut verdicts);
-            Decision {
-                outcome: Outcome::Deny,
-                ..decision
+        let (decision, consulted) = match gathered.place_of_refusal() {
+            Some(place) => {
+                let counted = &gathered.counted;
+                let (decision, consulted) =
+                    self.counters.evaluate_one(counted, place, &mut verdicts);
+                let outcome = Outcome::Deny;
+                (
+                    Decision {
+                        outcome,
+                        ..decision
+                    },
+                    consulted,
+                )
             }
-        } else {
-            self.counters.decide(&gathered.counted, &mut verdicts)
+            None => self
+                .counters
+                .decide_or_say_why(&gathered.counted, &mut verdicts),
         };
         let is_charged = decision.outcome == Outcome::Allow;
-        gathered.found(decision, &verdicts, is_charged)
+        Found {
+            consulted,
+            ..gathered.found(decision, &verdicts, is_charged)
+        }
     }
 
     fn gather<'f>(
@@ -320,7 +335,7 @@ impl Engine {
             Keyed::Skipped => return,
         };
         let met = self.met(force, applies, now);
-        if is_too_old(applies.policy, limit, met.as_of, now) {
+        if applies.policy.refuses_unknown(limit, met.as_of, now) {
             gathered.refuse(limit, applies.index, || Reason::Unavailable);
         }
         gathered.counted.push(Counted {
@@ -359,15 +374,6 @@ impl Engine {
     }
 }
 
-/// Says whether a policy refuses, as its numbers are older than it tolerates.
-fn is_too_old(policy: &Policy, limit: &Limit, as_of: Option<UnixMs>, now: UnixMs) -> bool {
-    let otherwise = policy.on_unavailable;
-    if otherwise.verdict == Otherwise::Allow || limit.from == CountedFrom::Decision {
-        return false;
-    }
-    as_of.is_none_or(|as_of| now.get().saturating_sub(as_of.get()) > otherwise.after_ms)
-}
-
 impl Gathered<'_> {
     fn refuse(&mut self, limit: &Limit, index: usize, reason: impl FnOnce() -> Reason) {
         match limit.spec.enforce() {
@@ -377,6 +383,14 @@ impl Gathered<'_> {
                 self.refusal.get_or_insert(Refusal { index, reason });
             }
         }
+    }
+
+    /// Returns the place of the limit that refuses without looking at numbers; one behind the last where
+    /// that limit has no counter. `None` where none refuses so.
+    fn place_of_refusal(&self) -> Option<usize> {
+        let refusal = self.refusal.as_ref()?;
+        let place = self.met.iter().position(|met| met.index == refusal.index);
+        Some(place.unwrap_or(self.counted.len()))
     }
 
     /// Adds what the counters said. They said it before the charge where `is_charged_since`.
@@ -394,6 +408,7 @@ impl Gathered<'_> {
             decision,
             met,
             refusal: self.refusal.take(),
+            consulted: None,
         }
     }
 }
@@ -411,6 +426,7 @@ impl Found {
             met: MetList::default(),
             refusal: None,
             shadow_denials: 0,
+            consulted: None,
         }
     }
 
@@ -434,6 +450,7 @@ impl Found {
             met,
             refusal,
             shadow_denials,
+            consulted: _,
         } = self;
         let refused = refusal.as_ref().map(|refusal| {
             let place = met.iter().position(|met| met.index == refusal.index);

@@ -38,6 +38,8 @@ use self::problem::Problem;
 use crate::config::{AuthorizeConfig, OriginalRequest, XRatelimitReset};
 use crate::engine::Engine;
 
+pub use self::denials::{DenialView, UnreadableDenial};
+
 /// How long a peer may take to send a body.
 const BODY_WITHIN: Duration = Duration::from_secs(10);
 

@@ -20,4 +20,5 @@ mod rls;
 #[cfg(test)]
 mod sockets;
 
+pub use self::http::{DenialView, UnreadableDenial};
 pub use self::run::{EnforcerError, EnforcerSettings, run};

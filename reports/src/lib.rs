@@ -6,6 +6,7 @@
 
 pub mod cost;
 mod error;
+pub mod explain;
 mod output;
 pub mod rejected;
 mod table;

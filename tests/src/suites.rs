@@ -5,6 +5,7 @@ mod captured;
 mod command_errors;
 mod corrections;
 mod envoy;
+mod explain;
 mod formats;
 mod kill;
 mod limits;
@@ -32,6 +33,7 @@ pub(crate) fn all() -> Vec<Test> {
         kill::TESTS,
         limits::TESTS,
         replicas::TESTS,
+        explain::TESTS,
         verify::TESTS,
         reader::TESTS,
         messages::TESTS,

@@ -3,6 +3,7 @@
 //! Invariant: verbs and flags are those of the documentation; each command shows examples. What the
 //! words of a flag mean is parsed by the room that knows them, so that both agree.
 
+mod explain;
 mod policy;
 
 use std::path::PathBuf;
@@ -13,6 +14,7 @@ use clap_complete::Shell;
 use crate::demo::DemoArgs;
 use crate::output::Format;
 
+pub(crate) use explain::ExplainArguments;
 pub(crate) use policy::{PolicyApplyArguments, PolicyCommand};
 
 const EXAMPLES: &str = "\
@@ -20,8 +22,10 @@ Examples:
   tollbook migrate                                   prepare the database
   tollbook ingest                                    fold the log into the ledger, for ever
   tollbook enforcer                                  decide requests by the policies
+  tollbook all                                       both in one process
   tollbook report cost --by app --from 2026-11-01    what each application cost
   tollbook verify                                    prove it
+  tollbook explain                                   why requests were refused
   tollbook doctor                                    find what is set up wrongly
 
 Settings come from the file (--config, else TOLLBOOK_CONFIG, else ./tollbook.toml), then from
@@ -74,6 +78,14 @@ Examples:
   tollbook enforcer                   runs until SIGTERM, which drains
   curl -d '{\"app\":\"chatbot\",\"model\":\"gpt-4o\"}' http://127.0.0.1:8080/v1/decisions")]
     Enforcer,
+    /// Folds the log and decides requests, in one process.
+    #[command(after_help = "\
+Examples:
+  tollbook all                        runs until SIGTERM, which drains
+
+Each service listens where it would alone, and is ready for itself. Where one fails, the process ends
+with its failure.")]
+    All,
     /// Reads the ledger.
     #[command(subcommand)]
     Report(ReportCommand),
@@ -101,6 +113,19 @@ and are counted as unclear.")]
     /// Checks policies, puts them in force and lists them.
     #[command(subcommand)]
     Policy(PolicyCommand),
+    /// Works a denial out again, and shows the usage behind it.
+    #[command(after_help = "\
+Examples:
+  tollbook explain                                    the latest denials, to choose from
+  tollbook explain --app chatbot --limit 5
+  tollbook explain 01939f3c6d2a7b1e-7                 one of them
+  curl -s -d '{\"app\":\"chatbot\"}' http://127.0.0.1:8080/v1/decisions | tollbook explain --file -
+
+An enforcer keeps its own latest denials (enforcer.denials_kept), each with what its verdict stands on. The
+verdict is worked out again from that; of limits that count from the log, the postings that the decision
+knew are summed and compared, and what was posted since is shown apart. Exits 0 where all agrees, 5 where
+something differs.")]
+    Explain(ExplainArguments),
     /// Shows the effective configuration, or checks it.
     #[command(after_help = "\
 Examples:

@@ -3,10 +3,12 @@
 //! Invariant: settings are read once, before anything else, so that a wrong one stops every command
 //! alike.
 
+mod all;
 mod completions;
 mod config;
 mod doctor;
 mod enforcer;
+mod explain;
 mod gaps;
 mod ingest;
 mod migrate;
@@ -16,6 +18,7 @@ mod rejected;
 mod report;
 mod reprice;
 mod schema;
+mod serving;
 mod verify;
 
 use service::config::Environment;
@@ -51,11 +54,15 @@ pub(crate) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
     match arguments.command {
         Command::Ingest(arguments) => {
             let (settings, log) = begin(LOG)?;
-            ingest::run(&settings, &arguments, log).await
+            ingest::run(&settings, &arguments, &log).await
         }
         Command::Enforcer => {
             let (settings, log) = begin(LOG)?;
-            enforcer::run(&settings, log).await
+            enforcer::run(&settings, &log).await
+        }
+        Command::All => {
+            let (settings, log) = begin(LOG)?;
+            all::run(&settings, &log).await
         }
         Command::Migrate => migrate::run(&quiet()?).await,
         Command::Report(command) => report::run(&quiet()?, command).await,
@@ -77,6 +84,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
         Command::Policy(PolicyCommand::List { output }) => {
             policy::list_versions(&quiet()?, output.output).await
         }
+        Command::Explain(arguments) => explain::run(&quiet()?, &arguments).await,
         Command::Doctor => doctor::run(&quiet()?).await,
         Command::Config {
             command: Some(ConfigCommand::Schema),

@@ -5,6 +5,7 @@
 //! its kind; stdout holds only what the command was asked for. Deliberately absent: the work itself.
 
 mod arguments;
+mod client;
 mod commands;
 mod config;
 mod demo;

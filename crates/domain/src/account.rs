@@ -32,6 +32,7 @@ use std::collections::BTreeMap;
 
 pub use bucket::{BASE_SLOTS_AGE, BASE_SLOTS_GRID, Base};
 pub use counter::Counter;
+pub use counter::grounds::{Grounds, Level, Levels, ORIGINS_MAX, OriginSum, Unnamed};
 
 use crate::ids::ChainId;
 use crate::limit::{Algorithm, LimitSpec};

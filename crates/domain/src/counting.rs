@@ -234,6 +234,15 @@ impl LogLimits {
         self.limits.get(counter.limit)?.as_ref()
     }
 
+    /// Returns how much a counter counts of what sums of the ledger used; `None` where their series does
+    /// not count by it.
+    #[must_use]
+    pub fn units_of(&self, counter: CounterKey, used: &SeriesUse<'_>) -> Option<Units> {
+        let counters = self.counters_of(used.series).into_iter();
+        let named = counters.filter(|named| named.key == counter).last()?;
+        Some(used.units(self.limit_of(&named)?))
+    }
+
     /// Returns the counters that use of a series counts by. What lacks a key of a limit that refuses
     /// such requests counts nowhere: no request that it was for can be asked for.
     #[must_use]

@@ -22,6 +22,14 @@ impl Hash128 {
         self.0
     }
 
+    /// Reads a hash as it is displayed: 32 hexadecimal digits, lower case; `None` for anything else.
+    #[must_use]
+    pub fn from_hex(text: &str) -> Option<Self> {
+        let bytes = u128::from_str_radix(text, 16).ok()?;
+        let hash = Self(bytes.to_be_bytes());
+        (hash.to_string() == text).then_some(hash)
+    }
+
     /// Hashes bytes as they are, with no prefix.
     #[must_use]
     pub fn of(bytes: &[u8]) -> Self {

@@ -20,6 +20,7 @@ pub mod calendar;
 pub mod counting;
 pub mod decision;
 pub mod event;
+pub mod explain;
 pub mod feed;
 pub mod fold;
 pub mod hash;

@@ -4,6 +4,8 @@
 //! lowering it leaves every counter as it is. Deliberately absent: names, keys and the requests that
 //! a limit matches, which are a policy's; and limits by lease (`enforce: hard`).
 
+mod text;
+
 use crate::decision::Asked;
 use crate::hash::Canonical;
 use crate::meter::{Meter, Quantities};

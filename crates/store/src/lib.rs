@@ -14,6 +14,7 @@ mod connect;
 mod copy;
 pub mod cost;
 mod error;
+pub mod explain;
 pub mod fault;
 pub mod gap;
 pub mod in_force;

@@ -10,7 +10,7 @@ use domain::policy::CounterKey;
 use domain::policy::model::LimitId;
 use domain::window::WindowSpec;
 
-use super::{Counted, Locked, Table, Verdicts};
+use super::{Consulted, Counted, Locked, Table, Verdicts};
 
 impl Table {
     pub(super) fn find(&self, hash: u64, limit: LimitId, key: CounterKey) -> Option<usize> {
@@ -74,6 +74,28 @@ impl Locked<'_> {
             }
         }
         weighing.decision()
+    }
+
+    /// Returns the counter of one limit as it is; of one that is not there, what a new one would be.
+    pub(super) fn consulted(
+        &self,
+        place: usize,
+        counted: &[Counted<'_>],
+    ) -> Option<Box<Consulted>> {
+        let (place, counted) = (self.places.get(place)?, counted.get(place)?);
+        let table = self.tables.get(place.table)?;
+        let held = place
+            .bucket
+            .and_then(|bucket| table.held.get_bucket(bucket));
+        let grounds = |counter: &Counter| counter.grounds(counted.limit, counted.moment);
+        let grounds = held.map_or_else(
+            || grounds(&Counter::new(counted.limit, self.counters.origin)),
+            |held| grounds(&held.counter),
+        );
+        Some(Box::new(Consulted {
+            counter: counted.key,
+            grounds,
+        }))
     }
 
     /// Writes when each limit that was charged is free again, where that depends on its use.

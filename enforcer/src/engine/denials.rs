@@ -18,6 +18,7 @@ use domain::window::Span;
 use parking_lot::Mutex;
 
 use super::answer::{Answer, Reason};
+use crate::counters::Consulted;
 
 /// The longest text of a request that is kept, in bytes; longer ones are cut.
 const TEXT_BYTES_MAX: usize = 256;
@@ -90,6 +91,8 @@ pub struct Denial {
     pub verdict: Option<Verdict>,
     /// As of when its use was known.
     pub as_of: Option<UnixMs>,
+    /// The counter that was looked at, as it was then; `None` where none was.
+    pub consulted: Option<Box<Consulted>>,
     /// The request's texts, those that it carried.
     pub request: Vec<(Field, String)>,
 }
@@ -151,6 +154,7 @@ impl Denials {
         &self,
         answer: &Answer,
         request: &Request<'_>,
+        consulted: Option<Box<Consulted>>,
         now: UnixMs,
     ) -> Option<Arc<Denial>> {
         let binding = answer.binding?;
@@ -173,6 +177,7 @@ impl Denials {
             key: keys_of(limit.values(request), request),
             verdict: binding.verdict,
             as_of: binding.as_of,
+            consulted,
             request: texts_of(request),
         };
         let mut kept = self.kept.lock();

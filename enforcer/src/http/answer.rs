@@ -4,16 +4,17 @@
 //! strings, instants RFC 3339. What stands here is enough to work the verdict out again.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use domain::decision::{Outcome, Verdict};
 use domain::limit::MeterSelector;
-use domain::money::Amount;
 use domain::policy::model::Limit;
 use domain::request::{Field, Request};
 use domain::time::UnixMs;
 use domain::units::Units;
+use serde::de::{Error as _, MapAccess, Visitor};
 use serde::ser::SerializeMap as _;
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::headers;
 use crate::config::XRatelimitReset;
@@ -58,7 +59,7 @@ struct CandidateView<'a> {
 }
 
 /// An instant, as text.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Instant(pub(super) UnixMs);
 
 impl Serialize for Instant {
@@ -67,8 +68,18 @@ impl Serialize for Instant {
     }
 }
 
+impl<'de> Deserialize<'de> for Instant {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let parsed = chrono::DateTime::parse_from_rfc3339(&text).ok();
+        let instant = parsed.and_then(|instant| UnixMs::from_utc(instant.to_utc()));
+        let unread = || D::Error::custom(format!("{text:?} is no instant"));
+        instant.map(Self).ok_or_else(unread)
+    }
+}
+
 /// Names and values of a counter's key.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Key(pub(super) Vec<(String, Option<String>)>);
 
 impl Serialize for Key {
@@ -86,6 +97,31 @@ impl Serialize for Key {
             }
         }
         map.end()
+    }
+}
+
+impl<'de> Deserialize<'de> for Key {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(KeyReader)
+    }
+}
+
+/// Reads a key in its order; a number that tells equal names apart stays with the name.
+struct KeyReader;
+
+impl<'de> Visitor<'de> for KeyReader {
+    type Value = Key;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("names and values")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Key, A::Error> {
+        let mut values = Vec::new();
+        while let Some(entry) = map.next_entry()? {
+            values.push(entry);
+        }
+        Ok(Key(values))
     }
 }
 
@@ -182,16 +218,7 @@ fn key_of(limit: &Limit, request: &Request<'_>) -> Key {
 
 /// Writes units of a meter: of cost an amount, else a whole number.
 pub(crate) fn decimal(meter: MeterSelector, units: Units) -> String {
-    match meter {
-        MeterSelector::Cost => Amount::from_units(units.get())
-            // What no amount can hold is far above any limit.
-            .map_or_else(|| units.get().to_string(), |amount| amount.to_string()),
-        MeterSelector::Standard(_)
-        | MeterSelector::InputTokens
-        | MeterSelector::OutputTokens
-        | MeterSelector::TotalTokens
-        | MeterSelector::Computed => units.get().to_string(),
-    }
+    meter.text_of(units)
 }
 
 /// A refusal's own body: what is wrong, in the form of a problem and where asked for in `OpenAI`'s,

@@ -3,21 +3,21 @@
 //! Invariant: newest first, each page bounded, and a cursor names the last denial of the page before,
 //! so that nothing comes twice while new ones arrive.
 
-use std::collections::BTreeMap;
+mod view;
+
 use std::sync::Arc;
 
 use axum::Json;
 use axum::Router;
 use axum::extract::{Path, RawQuery, State};
 use axum::routing::get;
-use domain::limit::{Algorithm, LimitSpec, Refill};
-use domain::window::{Period, WindowSpec};
 use http::StatusCode;
 use serde::Serialize;
 
-use super::answer::{Instant, Key, decimal};
 use super::problem::Problem;
-use crate::engine::{Denial, DenialFilter, Engine};
+use crate::engine::{DenialFilter, Engine};
+
+pub use self::view::{DenialView, UnreadableDenial};
 
 /// How many denials a page has where nobody says.
 const PAGE: usize = 100;
@@ -36,106 +36,9 @@ pub(super) fn routes(engine: Arc<Engine>) -> Router {
 /// A page of denials.
 #[derive(Debug, Serialize)]
 struct Page {
-    denials: Vec<View>,
+    denials: Vec<DenialView>,
     /// Asks for the next page by `cursor`; `null` at the end.
     next: Option<String>,
-}
-
-/// A denial as JSON.
-#[derive(Debug, Serialize)]
-struct View {
-    id: String,
-    at: Instant,
-    reason: &'static str,
-    policy: String,
-    policies_version: i64,
-    attachment: Option<String>,
-    limit: String,
-    limit_id: String,
-    from: &'static str,
-    meter: &'static str,
-    window: String,
-    window_start: Option<Instant>,
-    window_end: Option<Instant>,
-    key: Key,
-    used: Option<String>,
-    asked: Option<String>,
-    limit_value: Option<String>,
-    remaining: Option<String>,
-    reset: Option<Instant>,
-    retry: Option<Instant>,
-    as_of: Option<Instant>,
-    request: BTreeMap<&'static str, String>,
-}
-
-impl View {
-    fn of(denial: &Denial) -> Self {
-        let meter = denial.spec.meter();
-        let number = |units| decimal(meter, units);
-        let verdict = denial.verdict;
-        let (start, end) = match denial.spec.algorithm() {
-            Algorithm::Window(WindowSpec::Calendar(_) | WindowSpec::Fixed(_)) => {
-                (Some(denial.slot.start()), Some(denial.slot.end()))
-            }
-            Algorithm::Window(WindowSpec::Sliding(length)) => {
-                let start = denial.at.saturating_add_ms(length.ms().saturating_neg());
-                (Some(start), Some(denial.at))
-            }
-            Algorithm::TokenBucket(_) | Algorithm::LeakyBucket(_) => (None, None),
-        };
-        let request = denial.request.iter();
-        Self {
-            id: denial.id.to_string(),
-            at: Instant(denial.at),
-            reason: denial.reason.name(),
-            policy: denial.policy.clone(),
-            policies_version: denial.version,
-            attachment: Some(denial.attachment.clone()).filter(|name| !name.is_empty()),
-            limit: denial.limit.clone(),
-            limit_id: denial.limit_id.0.to_string(),
-            from: denial.from.name(),
-            meter: meter.name(),
-            window: window(&denial.spec),
-            window_start: start.map(Instant),
-            window_end: end.map(Instant),
-            key: Key(denial.key.clone()),
-            used: verdict.map(|verdict| number(verdict.used)),
-            asked: verdict.map(|verdict| number(verdict.asked)),
-            limit_value: verdict.map(|verdict| number(verdict.limit)),
-            remaining: verdict.map(|verdict| number(verdict.remaining)),
-            reset: verdict.map(|verdict| Instant(verdict.reset)),
-            retry: verdict.and_then(|verdict| verdict.retry).map(Instant),
-            as_of: denial.as_of.map(Instant),
-            request: request
-                .map(|(field, text)| (field.name(), text.clone()))
-                .collect(),
-        }
-    }
-}
-
-/// Describes how a limit counts.
-fn window(spec: &LimitSpec) -> String {
-    let bucket = |kind: &str, refill: &Refill| {
-        let amount = decimal(spec.meter(), refill.amount);
-        format!("{kind}, {amount} every {} ms", refill.every.ms())
-    };
-    match spec.algorithm() {
-        Algorithm::Window(WindowSpec::Calendar(calendar)) => {
-            let period = match calendar.period {
-                Period::Minute => "minute",
-                Period::Hour => "hour",
-                Period::Day => "day",
-                Period::Week(_) => "week",
-                Period::Month(_) => "month",
-                Period::Year(_) => "year",
-            };
-            format!("calendar {period}, {}", calendar.zone)
-        }
-        Algorithm::Window(WindowSpec::Fixed(length)) => format!("fixed, {} ms", length.ms()),
-        Algorithm::Window(WindowSpec::Sliding(length)) => format!("sliding, {} ms", length.ms()),
-        Algorithm::TokenBucket(refill) => bucket("token bucket", refill),
-        Algorithm::LeakyBucket(refill) => bucket("leaky bucket", refill),
-    }
 }
 
 async fn list(
@@ -156,14 +59,14 @@ async fn list(
     let next = found.last().filter(|_| has_more);
     Ok(Json(Page {
         next: next.map(|denial| denial.id.to_string()),
-        denials: found.iter().map(|denial| View::of(denial)).collect(),
+        denials: found.iter().map(|denial| DenialView::of(denial)).collect(),
     }))
 }
 
 async fn one(
     State(engine): State<Arc<Engine>>,
     Path(id): Path<String>,
-) -> Result<Json<View>, Problem> {
+) -> Result<Json<DenialView>, Problem> {
     let id = id.parse().map_err(|_unknown| {
         Problem::bad("no such id; take one from an answer's `denial` or from /v1/denials")
     })?;
@@ -174,7 +77,7 @@ async fn one(
         )
     };
     let denial = engine.denials().get(id).ok_or_else(gone)?;
-    Ok(Json(View::of(&denial)))
+    Ok(Json(DenialView::of(&denial)))
 }
 
 /// Reads `app`, `policy`, `cursor` and `limit`.

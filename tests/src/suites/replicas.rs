@@ -63,13 +63,18 @@ limits:
 ";
 
 /// A running enforcer.
-struct Replica {
-    child: Child,
+pub(super) struct Replica {
+    pub(super) child: Child,
     port: u16,
 }
 
 impl Replica {
     fn start(config: &Config) -> Self {
+        Self::start_as("enforcer", config)
+    }
+
+    /// Starts a command that serves decisions.
+    pub(super) fn start_as(command: &str, config: &Config) -> Self {
         let port = free_port();
         let more = format!(
             "\n[enforcer]\nhttp = \"127.0.0.1:{port}\"\ngrpc = \"127.0.0.1:{}\"\nthreads = 1\n",
@@ -77,9 +82,14 @@ impl Replica {
         );
         let config = config.clone().with_more(&more);
         Self {
-            child: config.start(&["enforcer"]),
+            child: config.start(&[command]),
             port,
         }
+    }
+
+    /// Returns where it is asked.
+    pub(super) fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
     }
 
     /// Starts so many and waits until they are ready.
@@ -89,14 +99,14 @@ impl Replica {
         fleet
     }
 
-    fn await_ready(&self) {
+    pub(super) fn await_ready(&self) {
         wait::until_true("the enforcer is ready", FOLD, || {
             self.http("GET", "/readyz", "")
                 .is_some_and(|(status, _)| status == 200)
         });
     }
 
-    fn http(&self, method: &str, path: &str, body: &str) -> Option<(u16, String)> {
+    pub(super) fn http(&self, method: &str, path: &str, body: &str) -> Option<(u16, String)> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).ok()?;
         stream.set_read_timeout(Some(ANSWER)).ok()?;
         let request = format!(
@@ -112,14 +122,14 @@ impl Replica {
         Some((status, body.to_owned()))
     }
 
-    fn decide(&self, ask: &Value) -> Value {
+    pub(super) fn decide(&self, ask: &Value) -> Value {
         let answered = self.http("POST", "/v1/decisions", &ask.to_string());
         let (status, body) = answered.unwrap_or_else(|| panic!("no answer\n{}", self.child.log()));
         assert_eq!(status, 200, "{body}");
         serde_json::from_str(&body).unwrap()
     }
 
-    fn ask(&self, app: &str, model: &str) -> Value {
+    pub(super) fn ask(&self, app: &str, model: &str) -> Value {
         self.decide(&json!({"app": app, "model": model}))
     }
 
@@ -133,7 +143,7 @@ impl Replica {
         used.parse().unwrap()
     }
 
-    fn metrics(&self) -> String {
+    pub(super) fn metrics(&self) -> String {
         self.http("GET", "/metrics", "").unwrap_or_default().1
     }
 }
@@ -153,7 +163,7 @@ fn await_alike(fleet: &[Replica], of: &Value, expected: i64) {
     println!("alike after {:?}: {what}", began.elapsed());
 }
 
-fn apply(config: &Config, text: &str) {
+pub(super) fn apply(config: &Config, text: &str) {
     let _applied = config.output(&["policy", "apply", &file("replicas.yaml", text)]);
 }
 

@@ -11,41 +11,49 @@ use service::config::{Environment, Path};
 use service::telemetry::{Metrics, Telemetry};
 use service::{Exit, Failure, Readiness, Shutdown};
 
-use super::{LOG, policy};
+use super::{policy, serving};
 use crate::config::Settings;
-use crate::{PROGRAM, failure};
+use crate::failure;
 
-pub(super) async fn run(settings: &Settings, telemetry: Telemetry) -> Result<Exit, Failure> {
-    let config = settings.config().enforcer.clone();
-    let policies = policy::of_files(settings)?;
-    let shutdown = Shutdown::new();
-    shutdown
-        .watch_signals(PROGRAM, config.grace())
-        .map_err(|error| Failure::unexpected(format!("signals cannot be watched: {error}")))?;
+pub(super) async fn run(settings: &Settings, telemetry: &Telemetry) -> Result<Exit, Failure> {
     // Before anything counts, since what was counted before is lost.
-    let metrics = Metrics::start().map_err(|error| Failure::unexpected(error.to_string()))?;
+    let metrics = serving::metrics()?;
+    let enforcer = read(settings, metrics)?;
+    let shutdown = serving::watch_signals(grace(settings))?;
     let readiness = Readiness::new();
+    let deciding = serve(settings, enforcer, &shutdown, &readiness);
+    serving::until_ended(deciding, &[&readiness], telemetry).await?;
+    Ok(Exit::Ok)
+}
+
+/// Returns how long a shutdown may take.
+pub(super) fn grace(settings: &Settings) -> Duration {
+    settings.config().enforcer.grace()
+}
+
+/// Reads what the enforcer needs to know; what is wrong with it stops the start.
+pub(super) fn read(settings: &Settings, metrics: Metrics) -> Result<EnforcerSettings, Failure> {
+    let config = settings.config().enforcer.clone();
     let environment = Environment::of_process();
-    let feed = feed_settings(settings, &config);
-    let settings_of_enforcer = EnforcerSettings {
-        config,
+    Ok(EnforcerSettings {
         base: settings.base(),
         asm_config: environment.get("RATE_LIMIT_CONFIG").map(str::to_owned),
-        policies,
-        feed,
+        policies: policy::of_files(settings)?,
+        feed: feed_settings(settings, &config),
         metrics,
-    };
-    let deciding = ::enforcer::run(settings_of_enforcer, &shutdown, &readiness);
-    let mut deciding = std::pin::pin!(deciding);
-    let ended = tokio::select! {
-        ended = deciding.as_mut() => ended,
-        () = readiness.wait_started() => {
-            telemetry.started(LOG);
-            deciding.await
-        }
-    };
-    ended.map_err(|error| of_enforcer(settings, error))?;
-    Ok(Exit::Ok)
+        config,
+    })
+}
+
+/// Decides until the shutdown.
+pub(super) async fn serve(
+    settings: &Settings,
+    enforcer: EnforcerSettings,
+    shutdown: &Shutdown,
+    readiness: &Readiness,
+) -> Result<(), Failure> {
+    let decided = ::enforcer::run(enforcer, shutdown, readiness).await;
+    decided.map_err(|error| of_enforcer(settings, error))
 }
 
 fn feed_settings(settings: &Settings, config: &EnforcerConfig) -> FeedSettings {

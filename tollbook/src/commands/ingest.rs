@@ -11,53 +11,75 @@ use service::http::{self, Exposure, ListenError, Listener};
 use service::telemetry::{Metrics, Telemetry};
 use service::{Exit, Failure, Readiness, Shutdown, Tasks};
 
-use super::LOG;
+use super::serving;
 use crate::arguments::IngestArguments;
 use crate::config::Settings;
-use crate::{PROGRAM, failure, output, policies, prices};
+use crate::{failure, output, policies, prices};
 
 pub(super) async fn run(
     settings: &Settings,
     arguments: &IngestArguments,
-    telemetry: Telemetry,
+    telemetry: &Telemetry,
 ) -> Result<Exit, Failure> {
-    let mode = if arguments.until_caught_up {
-        Mode::UntilCaughtUp
-    } else {
-        Mode::Serve
-    };
-    let shutdown = Shutdown::new();
-    let grace = Duration::from_millis(settings.config().ingest.shutdown_deadline_ms.into());
-    shutdown
-        .watch_signals(PROGRAM, grace)
-        .map_err(|error| Failure::unexpected(format!("signals cannot be watched: {error}")))?;
-    let tasks = Tasks::new(shutdown.clone());
+    let shutdown = serving::watch_signals(grace(settings))?;
     let readiness = Readiness::new();
-    let settings_of_ingest = read(settings)?;
-    let address = match mode {
-        Mode::Serve => Some(listen(settings, &readiness, &tasks).await?),
-        Mode::UntilCaughtUp => None,
-    };
-    begin_log(telemetry, &readiness, &tasks, address);
-    let folding = Box::pin(::ingest::run(
-        &settings_of_ingest,
-        mode,
+    let ingest = read(settings)?;
+    if !arguments.until_caught_up {
+        let metrics = serving::metrics()?;
+        let folding = serve(settings, &ingest, metrics, &shutdown, &readiness);
+        serving::until_ended(folding, &[&readiness], telemetry).await?;
+        return Ok(Exit::Ok);
+    }
+    let folding = fold(
+        settings,
+        &ingest,
+        Mode::UntilCaughtUp,
         &shutdown,
         &readiness,
-    ));
-    let outcome = folding.await;
-    let was_asked_to_stop = shutdown.is_requested();
-    shutdown.request();
-    let joined = tasks.join().await;
-    let summary = outcome.map_err(|error| of_ingest(settings, error))?;
-    joined?;
-    if mode == Mode::UntilCaughtUp && !was_asked_to_stop {
+    );
+    let summary = serving::until_ended(folding, &[&readiness], telemetry).await?;
+    if !shutdown.is_requested() {
         output::print(&describe(&summary))?;
     }
     Ok(Exit::Ok)
 }
 
-fn read(settings: &Settings) -> Result<IngestSettings, Failure> {
+/// Returns how long a shutdown may take.
+pub(super) fn grace(settings: &Settings) -> Duration {
+    Duration::from_millis(settings.config().ingest.shutdown_deadline_ms.into())
+}
+
+/// Folds until the shutdown; meanwhile serves health and metrics, also while the broker is waited for.
+pub(super) async fn serve(
+    settings: &Settings,
+    ingest: &IngestSettings,
+    metrics: Metrics,
+    shutdown: &Shutdown,
+    readiness: &Readiness,
+) -> Result<(), Failure> {
+    let tasks = Tasks::new(shutdown.clone());
+    let address = listen(settings, readiness, metrics, &tasks).await?;
+    tell_address(address, readiness, &tasks);
+    let folded = fold(settings, ingest, Mode::Serve, shutdown, readiness).await;
+    shutdown.request();
+    let joined = tasks.join().await;
+    folded?;
+    joined
+}
+
+async fn fold(
+    settings: &Settings,
+    ingest: &IngestSettings,
+    mode: Mode,
+    shutdown: &Shutdown,
+    readiness: &Readiness,
+) -> Result<Summary, Failure> {
+    let folding = Box::pin(::ingest::run(ingest, mode, shutdown, readiness));
+    folding.await.map_err(|error| of_ingest(settings, error))
+}
+
+/// Reads what ingest needs to know; what is wrong with it stops the start.
+pub(super) fn read(settings: &Settings) -> Result<IngestSettings, Failure> {
     let config = settings.config();
     let prices = prices::read(settings)?;
     Ok(IngestSettings {
@@ -70,10 +92,11 @@ fn read(settings: &Settings) -> Result<IngestSettings, Failure> {
     })
 }
 
-/// Serves health and metrics, also while the broker is waited for.
+/// Serves health and metrics.
 async fn listen(
     settings: &Settings,
     readiness: &Readiness,
+    metrics: Metrics,
     tasks: &Tasks,
 ) -> Result<SocketAddr, Failure> {
     let config = &settings.config().ingest;
@@ -89,7 +112,6 @@ async fn listen(
     } else {
         Exposure::Loopback
     };
-    let metrics = Metrics::start().map_err(|error| Failure::unexpected(error.to_string()))?;
     let listener = Listener::bind(address, exposure)
         .await
         .map_err(|error| match error {
@@ -106,25 +128,13 @@ async fn listen(
     Ok(address)
 }
 
-/// Lets the log say more once the start has come so far that the process is ready, or says what it
-/// waits for.
-fn begin_log(
-    telemetry: Telemetry,
-    readiness: &Readiness,
-    tasks: &Tasks,
-    address: Option<SocketAddr>,
-) {
+/// Tells where health and metrics are served, once the start has come so far that it is no failed one.
+fn tell_address(address: SocketAddr, readiness: &Readiness, tasks: &Tasks) {
     let (readiness, shutdown) = (readiness.clone(), tasks.shutdown().clone());
     tasks.spawn_errand("log", async move {
-        if shutdown
-            .unless_requested(readiness.wait_started())
-            .await
-            .is_some()
-        {
-            telemetry.started(LOG);
-            if let Some(address) = address {
-                tracing::info!(http.address = %address, "health and metrics are served");
-            }
+        let started = shutdown.unless_requested(readiness.wait_started());
+        if started.await.is_some() {
+            tracing::info!(http.address = %address, "health and metrics are served");
         }
         Ok(())
     });

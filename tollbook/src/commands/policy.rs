@@ -7,12 +7,9 @@ mod apply;
 
 use std::path::PathBuf;
 
-use domain::limit::{Algorithm, Enforce, MeterSelector};
-use domain::money::Amount;
+use domain::limit::Enforce;
 use domain::policy::model::{Attachment, Limit, Policy};
 use domain::policy::{CompiledSet, PolicyError, compile, language, read};
-use domain::units::Units;
-use domain::window::{Period, WindowSpec};
 use serde_json::Value;
 use service::{Exit, Failure};
 
@@ -158,61 +155,10 @@ fn row(policy: &Policy, attachment: &Attachment, limit: &Limit) -> Vec<Value> {
         Value::from(attachment.name.as_str()),
         Value::from(limit.name.as_str()),
         Value::from(meter),
-        Value::from(units(limit.spec.limit(), limit.spec.meter())),
+        Value::from(limit.spec.meter().text_of(limit.spec.limit())),
         Value::from(per.join(", ")),
-        Value::from(algorithm(limit)),
+        Value::from(limit.spec.algorithm_text()),
         Value::from(limit.from.name()),
         Value::from(enforce),
     ]
-}
-
-/// Writes units as a person wrote them: cost as an amount.
-fn units(units: Units, meter: MeterSelector) -> String {
-    match (meter, Amount::from_units(units.get())) {
-        (MeterSelector::Cost, Some(amount)) => amount.to_string(),
-        _ => units.get().to_string(),
-    }
-}
-
-fn algorithm(limit: &Limit) -> String {
-    let (name, refill) = match limit.spec.algorithm() {
-        Algorithm::Window(window) => return window_name(window),
-        Algorithm::TokenBucket(refill) => ("token bucket", refill),
-        Algorithm::LeakyBucket(refill) => ("leaky bucket", refill),
-    };
-    let amount = units(refill.amount, limit.spec.meter());
-    format!("{name}, {amount} each {}", span(refill.every.ms()))
-}
-
-fn window_name(window: &WindowSpec) -> String {
-    match window {
-        WindowSpec::Fixed(length) => format!("fixed {}", span(length.ms())),
-        WindowSpec::Sliding(length) => format!("sliding {}", span(length.ms())),
-        WindowSpec::Calendar(calendar) => {
-            let period = match calendar.period {
-                Period::Minute => "minute",
-                Period::Hour => "hour",
-                Period::Day => "day",
-                Period::Week(_) => "week",
-                Period::Month(_) => "month",
-                Period::Year(_) => "year",
-            };
-            format!("{period} in {}", calendar.zone)
-        }
-    }
-}
-
-/// Writes a span of time in its greatest whole unit.
-fn span(ms: i64) -> String {
-    let units = [
-        (86_400_000, "d"),
-        (3_600_000, "h"),
-        (60_000, "m"),
-        (1_000, "s"),
-    ];
-    let whole = units.into_iter().find(|(unit, _)| ms % unit == 0);
-    whole.map_or_else(
-        || format!("{ms}ms"),
-        |(unit, name)| format!("{}{name}", ms / unit),
-    )
 }

@@ -146,6 +146,17 @@ impl Fluid {
         at: UnixMs::FIRST,
     };
 
+    /// Takes a level (0 or more; else 0) and the instant that it holds for.
+    pub(super) fn standing_at(level: i128, at: UnixMs) -> Self {
+        let level = level.max(0);
+        Self { level, at }
+    }
+
+    /// Returns the level at [`Fluid::at`], in units times the interval in milliseconds.
+    pub(super) const fn level(self) -> i128 {
+        self.level
+    }
+
     /// Returns the base's level, or an empty bucket.
     pub(super) fn standing_on(base: Option<&Base>) -> Self {
         base.map_or(Self::EMPTY, |base| Self {

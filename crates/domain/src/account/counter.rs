@@ -8,6 +8,8 @@
 //! bound of all use, as the slots are, so the greater of both is the best that is known. Where one
 //! replica decides, that is the exact algorithm.
 
+pub(super) mod grounds;
+
 use super::bucket::{self, Base, Fluid, Walk, fold_instant};
 use super::table::{Drops, Slot, SlotTable};
 use super::{Account, Message, Origin, OriginUse, Revision, SLOTS_MAX, sliding_cut};

@@ -10,5 +10,6 @@
 )]
 
 mod convergence;
+mod grounds;
 mod models;
 mod verdicts;

@@ -138,7 +138,7 @@ pub struct SeriesUse<'u> {
 }
 
 impl SeriesUse<'_> {
-    fn units(&self, limit: &LogLimit) -> Units {
+    pub(super) fn units(&self, limit: &LogLimit) -> Units {
         match limit.meter {
             MeterSelector::Cost => {
                 let rate = limit.unpriced_rate;

@@ -7,6 +7,7 @@ use crate::hash::{Canonical, Hash128};
 use crate::limit::LimitSpec;
 use crate::money::Rate;
 use crate::request::{Field, Request};
+use crate::time::UnixMs;
 
 use super::cel::Cel;
 use super::key::values_of;
@@ -288,6 +289,17 @@ impl Match {
 }
 
 impl Policy {
+    /// Says whether it refuses a request at `now`, as the numbers of one of its limits are older than it
+    /// tolerates; `as_of` is absent where they never were known. Limits that count decisions never are.
+    #[must_use]
+    pub fn refuses_unknown(&self, limit: &Limit, as_of: Option<UnixMs>, now: UnixMs) -> bool {
+        let otherwise = self.on_unavailable;
+        if otherwise.verdict == Verdict::Allow || limit.from == CountedFrom::Decision {
+            return false;
+        }
+        as_of.is_none_or(|as_of| now.get().saturating_sub(as_of.get()) > otherwise.after_ms)
+    }
+
     /// Returns the identity of the counters of one limit at one attachment.
     ///
     /// Part of it: policy, attachment, limit by name; what matches; meter, keys, window, algorithm; and

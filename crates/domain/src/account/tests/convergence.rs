@@ -12,11 +12,11 @@ use crate::limit::{Algorithm, LimitSpec, Refill};
 use crate::time::UnixMs;
 use crate::units::Units;
 
-const REPLICAS: usize = 3;
+pub(super) const REPLICAS: usize = 3;
 
 /// What happens; indices are taken modulo what there is.
 #[derive(Debug, Clone, Copy)]
-enum Event {
+pub(super) enum Event {
     /// Time passes, and a replica charges; its clock is ahead of or behind the others'.
     Charges { replica: usize, ms: i64, units: u32 },
     /// A replica sends what it counted.
@@ -27,7 +27,7 @@ enum Event {
     Prunes { replica: usize },
 }
 
-fn events() -> impl Strategy<Value = Vec<Event>> {
+pub(super) fn events() -> impl Strategy<Value = Vec<Event>> {
     let replica = 0..REPLICAS;
     let ms = prop_oneof![4 => 0..400_i64, 2 => 400..3_000_i64, 1 => 3_000..90_000_i64];
     let event = prop_oneof![
@@ -46,16 +46,16 @@ fn origin(replica: usize) -> Origin {
 }
 
 /// A fleet, and everything that was ever sent or charged.
-struct Fleet {
+pub(super) struct Fleet {
     limit: LimitSpec,
-    counters: Vec<Counter>,
+    pub(super) counters: Vec<Counter>,
     own: Vec<Events>,
     messages: Vec<Message>,
     now: i64,
 }
 
 impl Fleet {
-    fn new(limit: LimitSpec) -> Self {
+    pub(super) fn new(limit: LimitSpec) -> Self {
         let counters = (0..REPLICAS).map(|replica| Counter::new(&limit, origin(replica)));
         Self {
             limit,
@@ -67,11 +67,11 @@ impl Fleet {
     }
 
     /// A replica's clock is up to 200 ms from the others'.
-    fn clock(&self, replica: usize) -> UnixMs {
+    pub(super) fn clock(&self, replica: usize) -> UnixMs {
         at(self.now + i64::try_from(replica).unwrap() * 100)
     }
 
-    fn happen(&mut self, event: Event) {
+    pub(super) fn happen(&mut self, event: Event) {
         match event {
             Event::Charges { replica, ms, units } => {
                 self.now += ms;
