@@ -94,8 +94,7 @@ pub(crate) async fn run(arguments: &DemoArgs) -> Result<(), Failure> {
         shutdown: shutdown.clone(),
         postgres: None,
         kafka: None,
-        ingest: None,
-        enforcer: None,
+        service: None,
     };
     let play = Box::pin(demo.play(arguments, captured.as_deref(), run_as));
     let played = shutdown.unless_requested(play).await;
@@ -112,8 +111,7 @@ struct Demo {
     shutdown: Shutdown,
     postgres: Option<Postgres>,
     kafka: Option<Kafka>,
-    ingest: Option<Process>,
-    enforcer: Option<Process>,
+    service: Option<Process>,
 }
 
 impl Demo {
@@ -206,10 +204,10 @@ impl Demo {
 
     /// Starts an enforcer, which knows the ledger, and asks it for two applications.
     async fn ask_once(&mut self, tollbook: &Tollbook) -> Result<(), Failure> {
-        self.enforcer = Some(tollbook.enforcer(&mut self.guard)?);
+        self.service = Some(tollbook.enforcer(&mut self.guard)?);
         let mut gateway = Gateway::connect(tollbook.enforcer_address()).await?;
         self.screen.say("\nMay these send a request to gpt-4o now?");
-        let mut refused = 0;
+        let mut refused = Vec::new();
         for app in ["team-00", "checkout-assistant"] {
             let answer = gateway.ask(Ask {
                 app: Some(app),
@@ -219,18 +217,22 @@ impl Demo {
             let said = match answer.await {
                 None => "yes".to_owned(),
                 Some(refusal) => {
-                    refused += 1;
-                    format!("no: {refusal}")
+                    let said = format!("no: {refusal}");
+                    refused.extend(refusal.denial);
+                    said
                 }
             };
             self.screen.say(&format!("  {app}: {said}"));
         }
-        if (refused, gateway.unanswered()) != (1, 0) {
+        let ([denial], 0) = (refused.as_slice(), gateway.unanswered()) else {
             let sentence = "the enforcer's answers are not those of the ledger: the first \
                 application has spent its budget, the other has not";
             return Err(Failure::new(Exit::Data, sentence));
-        }
-        Ok(())
+        };
+        let arguments = ["explain", denial, "--limit", "5"];
+        self.screen
+            .say(&format!("\n$ tollbook {}", arguments.join(" ")));
+        tollbook.show(&arguments).await
     }
 
     async fn send(&mut self, producer: &Producer, messages: &[String]) -> Result<(), Failure> {
@@ -246,17 +248,15 @@ impl Demo {
         Ok(())
     }
 
-    /// Runs ingest, plays what was captured, then makes up requests until somebody ends it.
+    /// Runs all services, plays what was captured, then makes up requests until somebody ends it.
     async fn play_on(
         &mut self,
         tollbook: &Tollbook,
         producer: &Producer,
         messages: &[String],
     ) -> Result<(), Failure> {
-        self.ingest = Some(tollbook.ingest(&mut self.guard)?);
+        self.service = Some(tollbook.all(&mut self.guard)?);
         self.send(producer, messages).await?;
-        // Ingest puts the policies in force; the enforcer reads them, and waits for them.
-        self.enforcer = Some(tollbook.enforcer(&mut self.guard)?);
         let mut gateway = Gateway::connect(tollbook.enforcer_address()).await?;
         self.explain(tollbook);
         let url = self
@@ -300,6 +300,7 @@ impl Demo {
              \x20 {program} report cost --by app,model\n\
              \x20 {program} rejected list\n\
              \x20 {program} verify\n\
+             \x20 {program} explain\n\
              \x20 curl -s http://{}/v1/decisions -d '{{\"app\":\"checkout-assistant\",\"model\":\"gpt-4o\"}}'\n\
              \x20 psql {url}\n\n\
              Kafka listens on {}, topic {}; logs are in {}.\n",
@@ -319,23 +320,20 @@ impl Demo {
         if let Some(kafka) = &mut self.kafka {
             kafka.check()?;
         }
-        for service in [&mut self.ingest, &mut self.enforcer].into_iter().flatten() {
-            if let Some(status) = service.ended() {
-                return Err(service.failure(status));
-            }
+        if let Some(service) = &mut self.service
+            && let Some(status) = service.ended()
+        {
+            return Err(service.failure(status));
         }
         Ok(())
     }
 
-    /// Ends what runs, the services first, and removes the folder.
+    /// Ends what runs, the service first, and removes the folder.
     async fn end(mut self) -> Result<(), Failure> {
         if self.shutdown.is_requested() {
             self.screen.say("\nEnding everything …");
         }
-        for service in [self.enforcer.take(), self.ingest.take()]
-            .into_iter()
-            .flatten()
-        {
+        if let Some(service) = self.service.take() {
             service.end(&mut self.guard).await?;
         }
         if let Some(kafka) = self.kafka.take() {

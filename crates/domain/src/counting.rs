@@ -238,8 +238,8 @@ impl LogLimits {
     /// not count by it.
     #[must_use]
     pub fn units_of(&self, counter: CounterKey, used: &SeriesUse<'_>) -> Option<Units> {
-        let counters = self.counters_of(used.series).into_iter();
-        let named = counters.filter(|named| named.key == counter).last()?;
+        let mut counters = self.counters_of(used.series).into_iter();
+        let named = counters.find(|named| named.key == counter)?;
         Some(used.units(self.limit_of(&named)?))
     }
 

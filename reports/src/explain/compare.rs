@@ -230,8 +230,10 @@ fn unchanged(explanation: &Explanation<'_>) -> Option<Finding> {
         same = same.saturating_add(1);
     }
     (same > 0).then(|| {
-        let says =
-            format!("{same} accounts have not changed since, and hold what the decision knew");
+        let says = match same {
+            1 => "one account has not changed since, and holds what the decision knew".to_owned(),
+            _ => format!("{same} accounts have not changed since, and hold what the decision knew"),
+        };
         Finding::compared("origins", true, says)
     })
 }

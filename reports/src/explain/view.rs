@@ -8,9 +8,10 @@ use std::io::Write;
 
 use domain::calendar::{Tz, to_zone_text};
 use domain::decision::Verdict;
-use domain::explain::Reason;
+use domain::explain::{Denial, Reason};
 use domain::limit::{Algorithm, MeterSelector};
 use domain::money::Amount;
+use domain::policy::model::CountedFrom;
 use domain::request::Field;
 use domain::time::UnixMs;
 use domain::units::Units;
@@ -49,8 +50,12 @@ pub(super) fn write_table(
         let number = |number: Option<i64>| number.map_or_else(String::new, |it| it.to_string());
         let text = |text: Option<String>| text.unwrap_or_default();
         let rows = origins.into_iter().map(|origin| {
+            let name = match origin.name.as_str() {
+                "opening" => "opening, by version of policies".to_owned(),
+                _ => origin.name,
+            };
             vec![
-                origin.name,
+                name,
                 text(origin.then),
                 number(origin.part_then),
                 text(origin.now),
@@ -92,7 +97,10 @@ pub(super) fn write_table(
 fn facts(explanation: &Explanation<'_>) -> Vec<(&'static str, String)> {
     let Explanation { denial, limit, .. } = explanation;
     let mut facts = vec![
-        ("denial", format!("{} at {}", denial.id, denial.at)),
+        (
+            "denial",
+            format!("{} at {}: {}", denial.id, denial.at, reason(denial)),
+        ),
         ("limit", limit_text(explanation)),
     ];
     let per: Vec<_> = denial
@@ -115,13 +123,13 @@ fn facts(explanation: &Explanation<'_>) -> Vec<(&'static str, String)> {
             facts.push(("", format!("{start} to {end} in {zone}")));
         }
     }
-    let from = limit.from.name();
+    let source = match limit.from {
+        CountedFrom::Log => "by the accounts that ingest tells, counted from the log",
+        CountedFrom::Decision => "by what this enforcer counted and the others told",
+    };
     let as_of = denial.as_of.map_or_else(
-        || format!("never known, counted from {from}"),
-        |as_of| {
-            let age = age(as_of, denial.at);
-            format!("{as_of}, {age} before; counted from {from}")
-        },
+        || format!("never known, {source}"),
+        |as_of| format!("{as_of}, {} before, {source}", age(as_of, denial.at)),
     );
     facts.push(("as of", as_of));
     if let Some(again) = &explanation.recomputed {
@@ -134,6 +142,14 @@ fn facts(explanation: &Explanation<'_>) -> Vec<(&'static str, String)> {
         facts.push(("", format!("{retry}, without more use")));
     }
     facts
+}
+
+fn reason(denial: &Denial) -> String {
+    match &denial.reason {
+        Reason::Over => "over the limit".to_owned(),
+        Reason::MissingKey(key) => format!("lacks the key {key}"),
+        Reason::Unavailable => "numbers too old".to_owned(),
+    }
 }
 
 fn limit_text(explanation: &Explanation<'_>) -> String {

@@ -18,8 +18,8 @@ use crate::test;
 
 pub(super) const TESTS: &[Test] = &[
     test!(one_process_refuses_and_its_denial_is_explained_by_the_ledger),
-    test!(denials_by_counted_decisions_are_worked_out_again),
-    test!(one_part_that_fails_ends_the_process),
+    test!(decisions_are_explained_by_what_they_stand_on),
+    test!(all_ends_with_the_part_that_fails),
 ];
 
 /// The application that half of the load belongs to.
@@ -169,7 +169,7 @@ fn one_process_refuses_and_its_denial_is_explained_by_the_ledger() {
         "{later:#}"
     );
     let sums = ["known", "since"].map(|which| &later["ledger"][which]);
-    sums.map(assert_sums);
+    sums.into_iter().for_each(assert_sums);
     let [known, since] = sums.map(|sums| decimal(&sums["total"]["cost"]));
     assert!(since > BigDecimal::default(), "{later:#}");
     assert_eq!(known + since, reported(&config, APP), "{later:#}");
@@ -225,10 +225,9 @@ fn one_process_refuses_and_its_denial_is_explained_by_the_ledger() {
 /// Panics unless both listeners are ready and show one registry.
 fn assert_serves_both(all: &Replica) {
     let log = all.child.stderr();
-    let told = log
-        .lines()
-        .filter(|line| line.contains("health and metrics"));
-    let told: Value = serde_json::from_str(told.last().expect(&log)).unwrap();
+    let mut lines = log.lines();
+    let told = lines.find(|line| line.contains("health and metrics"));
+    let told: Value = serde_json::from_str(told.expect(&log)).unwrap();
     let ingest = told["http.address"].as_str().unwrap();
     let get = |path: &str| super::command_errors::get(ingest, path);
     assert!(get("/readyz").starts_with("HTTP/1.1 200"), "{log}");
@@ -242,7 +241,7 @@ fn assert_serves_both(all: &Replica) {
     }
 }
 
-fn denials_by_counted_decisions_are_worked_out_again() {
+fn decisions_are_explained_by_what_they_stand_on() {
     let world = World::new("explain_decisions");
     let config = world.bare_config();
     apply(&config, PACES);
@@ -293,8 +292,9 @@ fn what_cannot_be_explained_says_why(config: &Config, replica: &Replica) {
     let written = |name: &str, text: &str| file(name, text);
     let other = kept.replace("\"policies_version\":1", "\"policies_version\":77");
     let other = written("other.json", &other);
-    let (_, limit) = kept.split_once("\"limit_id\":\"").unwrap();
-    let unknown = kept.replace(&limit[..32], &"0".repeat(32));
+    let told: Value = serde_json::from_str(&kept).unwrap();
+    let limit = told["limit_id"].as_str().unwrap();
+    let unknown = kept.replace(limit, &"0".repeat(limit.len()));
     let unknown = written("unknown.json", &unknown);
     let nonsense = written("nonsense.json", "{\"id\": 7}");
     let url = replica.url();
@@ -323,7 +323,7 @@ fn what_cannot_be_explained_says_why(config: &Config, replica: &Replica) {
     }
 }
 
-fn one_part_that_fails_ends_the_process() {
+fn all_ends_with_the_part_that_fails() {
     let world = World::new("all_fails");
     let topic = world.topic(1);
     let held = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

@@ -56,6 +56,8 @@ pub(super) struct Refusal {
     pub(super) limit_value: Option<String>,
     /// When it is free again.
     pub(super) reset: Option<String>,
+    /// The id that explains it.
+    pub(super) denial: Option<String>,
 }
 
 impl Refusal {

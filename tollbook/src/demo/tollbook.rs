@@ -157,13 +157,13 @@ impl Tollbook {
         ))
     }
 
-    /// Starts `tollbook ingest`, announced to the guard.
+    /// Starts `tollbook all`, announced to the guard.
     ///
     /// # Errors
     ///
     /// It cannot be started.
-    pub(super) fn ingest(&self, guard: &mut Guard) -> Result<Process, Failure> {
-        self.start("`tollbook ingest`", "ingest", guard)
+    pub(super) fn all(&self, guard: &mut Guard) -> Result<Process, Failure> {
+        self.start("`tollbook all`", "all", guard)
     }
 
     /// Starts `tollbook enforcer`, announced to the guard.

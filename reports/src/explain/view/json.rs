@@ -250,10 +250,8 @@ pub(super) fn origins(explanation: &Explanation<'_>) -> Vec<OriginRow> {
 /// Returns what Postgres holds now of what an origin counted, and by which part.
 fn now_of(explanation: &Explanation<'_>, origin: Origin) -> Option<(Units, i64)> {
     if let Origin::Replica(replica) = origin {
-        let replicas = explanation.behind.replicas.iter();
-        let written = replicas
-            .filter(|written| written.replica == replica)
-            .last()?;
+        let mut replicas = explanation.behind.replicas.iter();
+        let written = replicas.find(|written| written.replica == replica)?;
         let span = explanation.span;
         let slots = written.slots.iter();
         let live = slots.filter(|slot| span.is_none_or(|span| span.contains(slot.start)));
