@@ -9,6 +9,7 @@
 mod locked;
 
 use std::hash::BuildHasher as _;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use domain::account::{Counter, Grounds, Message, Origin, ReplicaId, Revision};
@@ -55,8 +56,8 @@ pub struct Counted<'a> {
 pub struct Consulted {
     /// Which counter.
     pub counter: CounterKey,
-    /// What the verdict stands on.
-    pub grounds: Grounds,
+    /// What the verdict stands on; denials by the same numbers share it.
+    pub grounds: Arc<Grounds>,
 }
 
 /// All counters of this process.
@@ -90,6 +91,16 @@ struct Held {
     /// Whether it stands among the changed ones.
     is_changed: bool,
     counter: Counter,
+    /// What the last denial stood on, and when; nothing once that is no longer true.
+    denied: Option<Box<Denied>>,
+}
+
+/// What a denial stood on. Many denials follow each other while a counter stays as it is, and taking its
+/// grounds takes long where many count.
+#[derive(Debug)]
+struct Denied {
+    taken: Moment,
+    grounds: Arc<Grounds>,
 }
 
 impl Held {
@@ -143,7 +154,7 @@ impl Counters {
         &self,
         counted: &[Counted<'_>],
         verdicts: &mut Verdicts,
-    ) -> (Decision, Option<Box<Consulted>>) {
+    ) -> (Decision, Option<Consulted>) {
         let mut consulted = None;
         let decision = self.decide_noting(counted, verdicts, |locked, decision| {
             consulted = decision
@@ -158,13 +169,13 @@ impl Counters {
         &self,
         counted: &[Counted<'_>],
         verdicts: &mut Verdicts,
-        note: impl FnOnce(&Locked<'_>, &Decision),
+        note: impl FnOnce(&mut Locked<'_>, &Decision),
     ) -> Decision {
         let mut locked = self.lock(counted);
         let decision = locked.check(counted, None, verdicts);
         match decision.outcome {
             Outcome::Deny => {
-                note(&locked, &decision);
+                note(&mut locked, &decision);
                 decision
             }
             Outcome::Allow => {
@@ -211,7 +222,7 @@ impl Counters {
         counted: &[Counted<'_>],
         place: usize,
         verdicts: &mut Verdicts,
-    ) -> (Decision, Option<Box<Consulted>>) {
+    ) -> (Decision, Option<Consulted>) {
         let mut locked = self.lock(counted);
         let decision = locked.check(counted, None, verdicts);
         (decision, locked.consulted(place, counted))
@@ -265,6 +276,7 @@ impl Counters {
         if let Some(bucket) = table.find(hash, id, key) {
             if let Some(held) = table.held.get_bucket_mut(bucket) {
                 held.counter.merge(limit, message);
+                held.denied = None;
             }
             return;
         }
@@ -455,6 +467,7 @@ impl Counters {
             key,
             is_changed: false,
             counter,
+            denied: None,
         };
         let rehash = |held: &Held| self.hash(held.limit, held.key);
         let inserted = table.held.insert_unique(hash, held, rehash);

@@ -69,7 +69,7 @@ struct Found {
     refusal: Option<Refusal>,
     shadow_denials: usize,
     /// Of a denial: the counter that it stands on.
-    consulted: Option<Box<Consulted>>,
+    consulted: Option<Consulted>,
 }
 
 /// A limit that refuses without looking at numbers.

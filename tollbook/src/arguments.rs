@@ -83,8 +83,8 @@ Examples:
 Examples:
   tollbook all                        runs until SIGTERM, which drains
 
-Each service listens where it would alone, and is ready for itself. Where one fails, the process ends
-with its failure.")]
+Each service listens where it would alone, and is ready for itself. Where one fails, the process
+ends with its failure.")]
     All,
     /// Reads the ledger.
     #[command(subcommand)]
@@ -121,10 +121,10 @@ Examples:
   tollbook explain 01939f3c6d2a7b1e-7                 one of them
   curl -s -d '{\"app\":\"chatbot\"}' http://127.0.0.1:8080/v1/decisions | tollbook explain --file -
 
-An enforcer keeps its own latest denials (enforcer.denials_kept), each with what its verdict stands on. The
-verdict is worked out again from that; of limits that count from the log, the postings that the decision
-knew are summed and compared, and what was posted since is shown apart. Exits 0 where all agrees, 5 where
-something differs.")]
+An enforcer keeps its own latest denials (enforcer.denials_kept), each with what its verdict
+stands on, from which it is worked out again. Of limits that count from the log, the postings
+that the decision knew are summed and compared, and what was posted since is shown apart. Exits 0
+where all agrees, 5 where something differs.")]
     Explain(ExplainArguments),
     /// Shows the effective configuration, or checks it.
     #[command(after_help = "\

@@ -3,14 +3,16 @@
 //! Invariant: nothing here takes a lock or lets one go. Deliberately absent: which locks, and in what
 //! order, which is the table's ([`super`]).
 
-use domain::account::{Counter, Origin};
+use std::sync::Arc;
+
+use domain::account::{Counter, Grounds, Origin};
 use domain::decision::{Asked, Decision, Verdict, Weighing};
-use domain::limit::Algorithm;
+use domain::limit::{Algorithm, LimitSpec, Moment};
 use domain::policy::CounterKey;
 use domain::policy::model::LimitId;
 use domain::window::WindowSpec;
 
-use super::{Consulted, Counted, Locked, Table, Verdicts};
+use super::{Consulted, Counted, Denied, Held, Locked, Table, Verdicts};
 
 impl Table {
     pub(super) fn find(&self, hash: u64, limit: LimitId, key: CounterKey) -> Option<usize> {
@@ -40,11 +42,29 @@ impl Table {
         }
         if let Some(held) = self.held.get_bucket_mut(bucket) {
             held.counter.charge(counted.limit, counted.moment, units);
+            held.denied = None;
             if !held.is_changed {
                 held.is_changed = true;
                 self.changed.push((held.limit, held.key));
             }
         }
+    }
+}
+
+impl Held {
+    /// Returns what a verdict stands on: what the last denial did, as long as that is true.
+    fn grounds(&mut self, limit: &LimitSpec, moment: Moment) -> Arc<Grounds> {
+        let known = self.denied.as_deref();
+        let known = known.filter(|denied| denied.grounds.hold(limit, denied.taken, moment));
+        if let Some(denied) = known {
+            return Arc::clone(&denied.grounds);
+        }
+        let grounds = Arc::new(self.counter.grounds(limit, moment));
+        self.denied = Some(Box::new(Denied {
+            taken: moment,
+            grounds: Arc::clone(&grounds),
+        }));
+        grounds
     }
 }
 
@@ -77,25 +97,22 @@ impl Locked<'_> {
     }
 
     /// Returns the counter of one limit as it is; of one that is not there, what a new one would be.
-    pub(super) fn consulted(
-        &self,
-        place: usize,
-        counted: &[Counted<'_>],
-    ) -> Option<Box<Consulted>> {
+    pub(super) fn consulted(&mut self, place: usize, counted: &[Counted<'_>]) -> Option<Consulted> {
         let (place, counted) = (self.places.get(place)?, counted.get(place)?);
-        let table = self.tables.get(place.table)?;
-        let held = place
-            .bucket
-            .and_then(|bucket| table.held.get_bucket(bucket));
-        let grounds = |counter: &Counter| counter.grounds(counted.limit, counted.moment);
-        let grounds = held.map_or_else(
-            || grounds(&Counter::new(counted.limit, self.counters.origin)),
-            |held| grounds(&held.counter),
-        );
-        Some(Box::new(Consulted {
+        let table = self.tables.get_mut(place.table)?;
+        let held = place.bucket;
+        let held = held.and_then(|bucket| table.held.get_bucket_mut(bucket));
+        let grounds = match held {
+            Some(held) => held.grounds(counted.limit, counted.moment),
+            None => {
+                let counter = Counter::new(counted.limit, self.counters.origin);
+                Arc::new(counter.grounds(counted.limit, counted.moment))
+            }
+        };
+        Some(Consulted {
             counter: counted.key,
             grounds,
-        }))
+        })
     }
 
     /// Writes when each limit that was charged is free again, where that depends on its use.

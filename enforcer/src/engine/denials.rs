@@ -92,7 +92,7 @@ pub struct Denial {
     /// As of when its use was known.
     pub as_of: Option<UnixMs>,
     /// The counter that was looked at, as it was then; `None` where none was.
-    pub consulted: Option<Box<Consulted>>,
+    pub consulted: Option<Consulted>,
     /// The request's texts, those that it carried.
     pub request: Vec<(Field, String)>,
 }
@@ -154,7 +154,7 @@ impl Denials {
         &self,
         answer: &Answer,
         request: &Request<'_>,
-        consulted: Option<Box<Consulted>>,
+        consulted: Option<Consulted>,
         now: UnixMs,
     ) -> Option<Arc<Denial>> {
         let binding = answer.binding?;

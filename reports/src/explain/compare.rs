@@ -195,6 +195,11 @@ fn accounts(explanation: &Explanation<'_>, ledger: &Ledger) -> Option<Finding> {
         return Some(Finding::compared(of, true, says));
     }
     let says = format!("accounts hold {stored_text} now, and the ledger {now_text}");
+    let is_over = explanation.span.is_none_or(|span| behind.at >= span.end());
+    if is_over {
+        let why = "the window is over, and usage that comes late is posted and no longer counted";
+        return Some(Finding::noted(of, format!("{says}: {why}")));
+    }
     let in_force = behind.policies;
     if in_force == Some(explanation.denial.version) {
         return Some(Finding::compared(of, false, says));

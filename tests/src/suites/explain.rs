@@ -32,6 +32,14 @@ limits:
   - { name: yearly, meter: cost, limit: \"1.5\", per: [app], window: { calendar: year, timezone: Europe/Berlin } }
 ";
 
+const BURSTS: &str = "
+---
+name: bursts
+match: { model: m-burst }
+limits:
+  - { name: burst, meter: requests, limit: 3, window: { sliding: 3h }, from: log }
+";
+
 const PACES: &str = "
 name: paces
 match: { model: m-pace }
@@ -127,7 +135,7 @@ fn one_process_refuses_and_its_denial_is_explained_by_the_ledger() {
     // What the ledger holds before there are limits is their opening.
     topic.send_texts(2, load.lines(40));
     plain.catch_up();
-    let budgets = file("budgets.yaml", BUDGETS);
+    let budgets = file("budgets.yaml", &format!("{BUDGETS}{BURSTS}"));
     let config = plain
         .clone()
         .with_ingest("rollup_interval_ms = 200")
@@ -207,19 +215,95 @@ fn one_process_refuses_and_its_denial_is_explained_by_the_ledger() {
     let path = file("forged.json", &forged);
     let (exit, forged) = explain(&config, &all, &["--file", &path]);
     assert_eq!((exit, &forged["agrees"]), (5, &json!(false)), "{forged:#}");
-    let differs = |of: &str| {
-        let findings = forged["findings"].as_array().unwrap();
-        findings
-            .iter()
-            .any(|found| found["of"] == of && found["agrees"] == false)
-    };
-    assert!(differs("verdict") && differs("ledger"), "{forged:#}");
+    let is_found = differs(&forged, "verdict") && differs(&forged, "ledger");
+    assert!(is_found, "{forged:#}");
 
+    assert_sliding(&config, &all, &world, &topic, &mut load);
     assert_serves_both(&all);
     drain(&all.child, FOLD);
-    // What was folded stays explained without the process.
     let path = file("denial.json", &kept);
-    assert_agrees(&explain(&config, &all, &["--file", &path]));
+    assert_explained_later(&world, &config, &all, &path);
+}
+
+/// Panics unless a sliding window from the log is explained, whose slots are no quarter-hours.
+fn assert_sliding(config: &Config, all: &Replica, world: &World, topic: &Topic, load: &mut Load) {
+    let lines = load.lines(40).into_iter();
+    let lines = lines.map(|line| line.replace("\"gpt-4o", "\"m-burst"));
+    topic.send_texts(2, lines);
+    world.await_caught_up(topic);
+    let denied = wait::until("the window is full", FOLD, || {
+        let answer = all.ask("anyone", "m-burst");
+        (answer["outcome"] == "deny").then_some(answer)
+    });
+    let explained = explain(config, all, &[denied["denial"].as_str().unwrap()]);
+    assert_agrees(&explained);
+    let (_, explained) = explained;
+    assert_eq!(explained["ledger"]["is_exact"], false, "{explained:#}");
+    assert_eq!(
+        explained["recomputed"]["used"], denied["used"],
+        "{explained:#}"
+    );
+}
+
+/// Says whether a finding differs.
+fn differs(explained: &Value, of: &str) -> bool {
+    let findings = explained["findings"].as_array().unwrap();
+    let mut found = findings.iter().filter(|found| found["of"] == of);
+    found.any(|found| found["agrees"] == false)
+}
+
+/// Panics unless a denial stays explained when prices and policies are others, and what somebody changes
+/// in the accounts is found.
+fn assert_explained_later(world: &World, config: &Config, all: &Replica, path: &str) {
+    let again = || explain(config, all, &["--file", path]);
+    let (_, before) = again();
+    let list = "provider,model,meter,above_input_tokens,usd_per_unit,source\n\
+                openai,in-house-llama,input_uncached_tokens,0,0.00000025,test\n\
+                openai,in-house-llama,output_text_tokens,0,0.0000011,test\n";
+    let _imported = config.output(&["prices", "import", &file("rates.csv", list)]);
+    let _repriced = config.output(&["reprice", "--yes"]);
+    apply(config, &BUDGETS.replace("1.5", "100"));
+    let after = again();
+    assert_agrees(&after);
+    let (_, after) = after;
+    let ledger = |explained: &Value, which: &str| explained["ledger"][which]["total"].clone();
+    assert_eq!(
+        ledger(&after, "known"),
+        ledger(&before, "known"),
+        "{after:#}"
+    );
+    assert_ne!(
+        ledger(&after, "since"),
+        ledger(&before, "since"),
+        "{after:#}"
+    );
+    let sums = ["known", "since"].map(|which| decimal(&ledger(&after, which)["cost"]));
+    let sum: BigDecimal = sums.into_iter().sum();
+    assert_eq!(
+        sum,
+        reported(config, APP),
+        "corrections are since: {after:#}"
+    );
+    assert_eq!(after["recomputed"]["limit_value"], "1.5", "that of then");
+    let origins = after["origins"].as_array().unwrap();
+    let is_there = origins.iter().any(|origin| origin["name"] == "adjustment");
+    assert!(is_there, "{origins:#?}");
+    // An account that somebody changed, though no part did.
+    world
+        .database
+        .run("update account set sum = sum + 1 where origin = 'opening'");
+    let (exit, changed) = again();
+    assert_eq!(exit, 5, "{changed:#}");
+    assert!(differs(&changed, "origins"), "{changed:#}");
+    // Accounts go an hour after they counted last; postings stay.
+    world.database.run("delete from account");
+    let gone = again();
+    assert_agrees(&gone);
+    assert_eq!(
+        ledger(&gone.1, "known"),
+        ledger(&before, "known"),
+        "{gone:#?}"
+    );
 }
 
 /// Panics unless both listeners are ready and show one registry.

@@ -131,7 +131,7 @@ impl DenialView {
             }
             Algorithm::TokenBucket(_) | Algorithm::LeakyBucket(_) => (None, None),
         };
-        let consulted = denial.consulted.as_deref();
+        let consulted = denial.consulted.as_ref();
         let request = denial.request.iter();
         Self {
             id: denial.id.to_string(),

@@ -68,6 +68,27 @@ pub struct Grounds {
 }
 
 impl Grounds {
+    /// Says whether grounds that were taken at one moment are those of another, of a counter that was
+    /// neither charged nor merged into meanwhile.
+    #[must_use]
+    pub fn hold(&self, limit: &LimitSpec, taken: Moment, moment: Moment) -> bool {
+        let is_same = match limit.algorithm() {
+            Algorithm::Window(WindowSpec::Calendar(_) | WindowSpec::Fixed(_)) => {
+                moment.slot == taken.slot
+            }
+            // Slots leave the oldest first.
+            Algorithm::Window(WindowSpec::Sliding(_)) => {
+                let counts = counting(limit, moment);
+                let oldest = self.slots.first();
+                oldest.is_none_or(|oldest| counts(oldest.start.get()))
+            }
+            // A level says itself from when on it drains.
+            Algorithm::TokenBucket(_) | Algorithm::LeakyBucket(_) => true,
+        };
+        // What counts no longer may count again where the clock is set back.
+        is_same && moment.now >= taken.now
+    }
+
     /// Returns the sum over all origins: of windows what is used.
     #[must_use]
     pub fn sum(&self) -> Units {

@@ -59,6 +59,35 @@ fn told(chain: i32, part: i64, slots: &[(i64, i128)]) -> Message {
     }
 }
 
+proptest! {
+    #[test]
+    fn grounds_that_hold_give_the_verdict_of_a_later_moment(
+        events in events(),
+        algorithm in algorithms(),
+        capacity in 0..200_i128,
+        laters in proptest::collection::vec(-2_000..200_000_i64, 1..20),
+    ) {
+        let limit = limit(algorithm, capacity);
+        let mut fleet = Fleet::new(limit);
+        events.into_iter().for_each(|event| fleet.happen(event));
+        let now = fleet.clock(0);
+        let counter = &mut fleet.counters[0];
+        let taken = limit.moment(now);
+        let grounds = counter.grounds(&limit, taken);
+        for later in laters {
+            let moment = limit.moment(now.saturating_add_ms(later));
+            if grounds.hold(&limit, taken, moment) {
+                prop_assert!(later >= 0, "a clock that is set back");
+                let verdict = counter.check(&limit, moment, Asked::Unknown);
+                let mut again = Counter::from_grounds(&limit, &grounds);
+                let again = again.check(&limit, moment, Asked::Unknown);
+                prop_assert_eq!(again, verdict, "{:?} after {}", &grounds, later);
+                prop_assert_eq!(&counter.grounds(&limit, moment), &grounds, "the same");
+            }
+        }
+    }
+}
+
 #[test]
 fn only_what_counts_is_told_with_who_counted_it() {
     let day = limit(calendar(Period::Day), 10);

@@ -140,8 +140,8 @@ fn a_denial_reads_back_and_can_be_worked_out_again() {
             .unwrap_or_else(|error| panic!("{error}: {text}"));
         assert_eq!(read.key, denial.key, "{text}");
         assert_eq!((read.at, read.as_of), (denial.at, denial.as_of), "{text}");
-        let consulted = denial.consulted.as_deref();
-        let grounds = consulted.map(|consulted| &consulted.grounds);
+        let consulted = denial.consulted.as_ref();
+        let grounds = consulted.map(|consulted| &*consulted.grounds);
         assert_eq!(read.grounds.as_ref(), grounds, "{text}");
         assert_eq!(read.grounds.is_some(), has_numbers, "{text}");
         let again = recompute(&denial.spec, &read);
