@@ -4,7 +4,8 @@
 //! absent: reading and writing.
 
 use domain::account::Origin;
-use domain::explain::{Difference, Reason, is_refused_by};
+use domain::decision::Verdict;
+use domain::explain::{Difference, Reason, Recomputed, is_refused_by};
 use domain::limit::Algorithm;
 use domain::policy::model::CountedFrom;
 use domain::time::UnixMs;
@@ -77,12 +78,13 @@ fn verdict(explanation: &Explanation<'_>) -> Finding {
         ),
         (reason, Some(again)) => {
             if let Some(first) = again.differences.first() {
-                let names: Vec<_> = again.differences.iter().map(|it| it.name()).collect();
+                let differences = again.differences.iter();
+                let told: Vec<_> = differences.map(|it| told(explanation, again, *it)).collect();
                 let why = match first {
                     Difference::Outcome => "worked out again, the request may go",
                     _ => "worked out again, the verdict has other numbers",
                 };
-                return Finding::compared(of, false, format!("{why}: {}", names.join(", ")));
+                return Finding::compared(of, false, format!("{why}: {}", told.join("; ")));
             }
             let says = match (reason, is_refused) {
                 (Reason::Unavailable, true) => {
@@ -95,6 +97,29 @@ fn verdict(explanation: &Explanation<'_>) -> Finding {
             };
             Finding::compared(of, is_refused, says.to_owned())
         }
+    }
+}
+
+/// Says how a part of a verdict was recorded, and what it is when it is worked out again.
+fn told(explanation: &Explanation<'_>, again: &Recomputed, difference: Difference) -> String {
+    let name = difference.name();
+    let Some(recorded) = explanation.denial.verdict else {
+        return name.to_owned();
+    };
+    let pair = |of: fn(&Verdict) -> Units| {
+        let [recorded, again] = [&recorded, &again.verdict].map(|it| explanation.text(of(it)));
+        format!("{name} was recorded as {recorded} and is {again}")
+    };
+    match difference {
+        Difference::Used => pair(|it| it.used),
+        Difference::Limit => pair(|it| it.limit),
+        Difference::Remaining => pair(|it| it.remaining),
+        Difference::Reset => {
+            let (recorded, again) = (recorded.reset, again.verdict.reset);
+            format!("{name} was recorded as {recorded} and is {again}")
+        }
+        Difference::Outcome | Difference::Retry => name.to_owned(),
+        Difference::Origins => "the origins do not sum to what was recorded as used".to_owned(),
     }
 }
 
