@@ -30,6 +30,17 @@ impl Clock for SystemClock {
     }
 }
 
+/// Returns the time of the machine's clock as finely as it tells it: for spans, which are measured, and
+/// for nothing that is decided.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this file is the one place that asks the system"
+)]
+#[must_use]
+pub fn precisely() -> SystemTime {
+    SystemTime::now()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -11,13 +11,16 @@ pub mod exit;
 pub mod files;
 pub mod health;
 pub mod http;
+pub mod otlp;
 pub mod panics;
 pub mod shutdown;
+pub mod spans;
 pub mod tasks;
 pub mod telemetry;
 
 pub use clock::{Clock, SystemClock};
 pub use exit::{Exit, Failure};
 pub use health::Readiness;
+pub use otlp::{Otlp, OtlpSettings};
 pub use shutdown::Shutdown;
 pub use tasks::Tasks;

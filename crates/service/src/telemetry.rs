@@ -5,6 +5,8 @@
 
 use std::io::{self, IsTerminal as _};
 
+#[cfg(test)]
+use metrics_exporter_prometheus::PrometheusRecorder;
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
@@ -132,11 +134,16 @@ impl Metrics {
     ///
     /// [`TelemetryError::Metrics`] at a second call in a process.
     pub fn start() -> Result<Self, TelemetryError> {
-        let handle = PrometheusBuilder::new()
-            .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS_BUCKETS)?
-            .set_buckets(&COUNT_BUCKETS)?
-            .install_recorder()?;
+        let handle = builder()?.install_recorder()?;
         Ok(Self { handle })
+    }
+
+    /// Makes a registry that nothing counts into but what is given its recorder.
+    #[cfg(test)]
+    pub(crate) fn detached() -> (Self, PrometheusRecorder) {
+        let recorder = builder().expect("the buckets are good").build_recorder();
+        let handle = recorder.handle();
+        (Self { handle }, recorder)
     }
 
     /// Returns all metrics as a scraper expects them.
@@ -145,6 +152,12 @@ impl Metrics {
         self.handle.run_upkeep();
         self.handle.render()
     }
+}
+
+fn builder() -> Result<PrometheusBuilder, BuildError> {
+    PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS_BUCKETS)?
+        .set_buckets(&COUNT_BUCKETS)
 }
 
 impl std::fmt::Debug for Metrics {
