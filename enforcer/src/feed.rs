@@ -292,7 +292,7 @@ impl Shared {
     /// Puts policies in force and has what is known of new limits read.
     pub(crate) fn swap(&self, policies: PoliciesInForce) {
         let before = self.engine.limits();
-        let count = policies.set.policies().len();
+        let (version, count) = (policies.version, policies.set.policies().len());
         // Named before they decide: their accounts are empty here until they are read.
         let of_policies = policies.set.limits();
         let unread = of_policies.filter(|(id, _, _, limit)| {
@@ -303,7 +303,7 @@ impl Shared {
         self.engine.unread().come(unread, change);
         self.engine.swap(policies);
         let after = self.engine.limits();
-        tell::in_force(count, after.iter().count());
+        tell::in_force(version, count, after.iter().count());
         let has_new = after.iter().any(|(id, _)| before.get(id).is_none());
         if has_new {
             self.changes_of_limits.fetch_add(1, Ordering::AcqRel);

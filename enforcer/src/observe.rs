@@ -4,6 +4,7 @@
 //! application, a model or an id.
 
 pub(crate) mod feed;
+pub(crate) mod spans;
 
 use domain::decision::Outcome;
 use domain::time::UnixMs;
@@ -98,10 +99,13 @@ pub(crate) fn counters(count: usize) {
     gauge!("tollbook_enforcer_counters_count").set(lossy(count));
 }
 
-/// Tells how old each source of truth is that was ever read.
+/// Tells how old each source of truth is, and whether it was ever read.
 pub(crate) fn staleness(sources: &Sources, now: UnixMs) {
     for source in Source::ALL {
-        if let Some(as_of) = sources.as_of(source) {
+        let as_of = sources.as_of(source);
+        let is_known = if as_of.is_some() { 1.0 } else { 0.0 };
+        gauge!("tollbook_enforcer_source_known", "source" => source.name()).set(is_known);
+        if let Some(as_of) = as_of {
             let ms = now.get().saturating_sub(as_of.get()).max(0);
             let seconds = u32::try_from(ms).map_or(f64::from(u32::MAX), f64::from) / 1_000.0;
             gauge!("tollbook_enforcer_staleness_seconds", "source" => source.name()).set(seconds);
@@ -110,7 +114,9 @@ pub(crate) fn staleness(sources: &Sources, now: UnixMs) {
 }
 
 /// Tells that policies are in force.
-pub(crate) fn in_force(policies: usize, limits: usize) {
+pub(crate) fn in_force(version: i64, policies: usize, limits: usize) {
+    gauge!("tollbook_enforcer_policies_version")
+        .set(lossy(usize::try_from(version).unwrap_or_default()));
     gauge!("tollbook_enforcer_policies_count").set(lossy(policies));
     gauge!("tollbook_enforcer_limits_count").set(lossy(limits));
     tracing::info!(

@@ -118,7 +118,7 @@ pub(crate) fn begin(
     // The feed releases it when it is first ready.
     engine.hold(!config.rls.files.is_empty() || config.asm.config.is_some());
     let limits = policies.limits().count();
-    observe::in_force(policies.policies().len(), limits);
+    observe::in_force(0, policies.policies().len(), limits);
     let protocols = Protocols::new(&engine, &config, base)?;
     let beside = protocols.limits();
     engine.swap(PoliciesInForce {
@@ -156,7 +156,7 @@ pub(crate) fn begin(
     spawned.map_err(|error| {
         EnforcerError::Failed(Failure::unexpected(format!("no thread for gRPC: {error}")))
     })?;
-    protocols.follow(tasks);
+    protocols.follow(engine.clone(), clock.clone(), tasks);
     keep_house(engine.clone(), clock, tasks);
     let feed = FeedSettings {
         others: beside,

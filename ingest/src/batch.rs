@@ -19,6 +19,7 @@ use crate::assignment::Assignment;
 use crate::decode::PAYLOAD_MAX;
 use crate::headers::Headers;
 use crate::kafka::fingerprint;
+use crate::observe::spans::BatchSpan;
 pub(crate) use chunks::Spares;
 use chunks::{Chunks, HeldBytes};
 
@@ -106,6 +107,8 @@ pub(crate) struct RawBatch {
     chunks: Chunks,
     bytes: usize,
     records: usize,
+    /// What it is traced by.
+    pub(crate) span: BatchSpan,
     /// How many records a new slice has room for.
     slice_room: usize,
     /// How many records all new slices together have room for: what the other batch had, however many
@@ -125,6 +128,12 @@ impl RawBatch {
             room_left: other.records,
             ..Self::default()
         }
+    }
+
+    /// Puts an empty batch in its place, with as much room, and returns it.
+    pub(crate) fn replaced(&mut self, spares: &Spares) -> Self {
+        let next = Self::with_room_of(self, spares);
+        std::mem::replace(self, next)
     }
 
     /// Adds a record at the end of its partition's slice.
@@ -149,6 +158,7 @@ impl RawBatch {
         if let Payload::Oversized(oversized) = &record.payload {
             self.bytes += oversized.kept.len();
         }
+        self.span.link(self.records, message);
         self.records += 1;
         if assignment.reads_headers {
             let headers = Headers::of(message);

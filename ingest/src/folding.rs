@@ -140,6 +140,7 @@ fn fold_batch(
     raw: RawBatch,
     parts: &[PartRef],
 ) -> Folded {
+    let began = raw.span.begin();
     let mut fold = BatchFold::default();
     count_accounts(&mut fold, rules.limits.as_ref());
     let mut used_floors = Vec::with_capacity(raw.slices.len());
@@ -163,6 +164,7 @@ fn fold_batch(
         }
     }
     fold.take_ids();
+    raw.span.folded(began);
     Folded {
         raw,
         fold,

@@ -9,6 +9,7 @@
 //! Deliberately absent: SQL (`store`), prices and sums (`domain`), command lines (`tollbook`).
 
 mod accounts;
+mod ages;
 mod assignment;
 mod balances;
 mod batch;

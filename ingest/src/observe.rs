@@ -1,7 +1,9 @@
 //! What ingest tells about itself: one function per fact, which logs and counts it.
 //!
-//! Invariant: no other file of this room names a metric. Labels come from enums only: never an
-//! application, a model or an id.
+//! Invariant: no other file of this room names a metric. Labels come from enums and from the
+//! configuration (topics): never an application, a model or an id.
+
+pub(crate) mod spans;
 
 use std::time::Duration;
 
@@ -10,7 +12,8 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::KafkaError;
 use store::batch::Committed;
 use store::gap::NewGap;
-use store::rollup::RollUpError;
+use store::in_force::Versions;
+use store::rollup::{RollUpError, Waiting};
 use store::{Backend, StoreError};
 
 use crate::assignment::{Assignment, Lost};
@@ -165,22 +168,53 @@ pub(crate) fn assigned(owned: usize, open: usize) {
     gauge!("tollbook_ingest_partitions", "state" => "open").set(open as f64);
 }
 
-/// Tells how many records of the partitions that are ours are not folded yet.
+/// Tells how many records of a partition are not folded yet; 0 of one that is not ours any more.
 #[expect(
     clippy::cast_precision_loss,
     reason = "a gauge is a double; lags are far below 2^53"
 )]
-pub(crate) fn lag(records: i64) {
-    gauge!("tollbook_ingest_lag_records").set(records as f64);
+pub(crate) fn lag(place: &TopicPartition, records: i64) {
+    let (topic, partition) = (place.0.to_string(), place.1.to_string());
+    gauge!("tollbook_ingest_lag_records", "topic" => topic, "partition" => partition)
+        .set(records.max(0) as f64);
 }
 
-/// Tells how old a source's watermark is.
+/// Tells how long ago a source of truth was heard.
+pub(crate) fn staleness(source: &'static str, age: Duration) {
+    gauge!("tollbook_ingest_staleness_seconds", "source" => source).set(age.as_secs_f64());
+}
+
+/// Tells how long ago everything was folded that a topic held then.
+pub(crate) fn watermark_age(topic: &str, age: Duration) {
+    gauge!("tollbook_ingest_watermark_age_seconds", "topic" => topic.to_owned())
+        .set(age.as_secs_f64());
+}
+
+/// Tells how much the roll-up has not taken up, and since when the oldest of it waits.
 #[expect(
     clippy::cast_precision_loss,
-    reason = "a gauge is a double; ages are far below 2^53"
+    reason = "a gauge is a double; counts are far below 2^53"
 )]
-pub(crate) fn watermark_age(age_ms: i64) {
-    gauge!("tollbook_ingest_watermark_age_seconds").set(age_ms as f64 / 1000.0);
+pub(crate) fn rollup_waiting(waiting: &Waiting) {
+    gauge!("tollbook_ingest_rollup_waiting_postings").set(waiting.postings as f64);
+    let age = waiting.oldest.unwrap_or_default();
+    gauge!("tollbook_ingest_rollup_age_seconds").set(age.as_secs_f64());
+}
+
+/// Tells which versions are folded by.
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "a gauge is a double; versions are far below 2^53"
+)]
+pub(crate) fn in_force(versions: &Versions) {
+    for (what, version) in [
+        ("prices", Some(versions.prices)),
+        ("sources", Some(versions.sources)),
+        ("policies", versions.policies),
+    ] {
+        let version = version.map_or(0, |version| version.0);
+        gauge!("tollbook_ingest_in_force_version", "what" => what).set(version as f64);
+    }
 }
 
 /// Tells that the log could not be looked at; it is looked at again.
@@ -211,6 +245,7 @@ pub(crate) fn balances_failed(trouble: &FeedTrouble, is_first: bool) {
 
 /// Tells that other rules came into force.
 pub(crate) fn rules_changed(rules: &Rules) {
+    in_force(&rules.versions);
     tracing::info!(
         prices.version = rules.versions.prices.0,
         sources.version = rules.versions.sources.0,

@@ -296,12 +296,14 @@ impl Committer {
             parts: advances,
             fold,
         };
-        let started = Instant::now();
+        let (started, began) = (Instant::now(), raw.span.begin());
         let result = self.writer.commit(write).await;
+        raw.span.tried(began, &result);
         *self.backend.lock() = self.writer.backend();
         match result {
             Ok(committed) => {
                 observe::committed(&committed, started.elapsed());
+                raw.span.committed(&committed);
                 self.counted.notify_one();
                 self.applied(&raw, &committed.heads).await;
                 Ok(Try::Done)

@@ -276,8 +276,8 @@ impl Poller {
         if self.take_wish(Duration::ZERO) || (is_full && self.hold_back()) {
             self.batch_since = None;
             self.queues.end_turn();
-            let next = RawBatch::with_room_of(&self.batch, &self.spares);
-            let batch = std::mem::replace(&mut self.batch, next);
+            let mut batch = self.batch.replaced(&self.spares);
+            observe::spans::polled(&mut batch, since.elapsed());
             // There is room for what was wished; a closed channel means that the pipeline ended, and
             // what it did not fold is read again.
             self.feed.try_send(Feed::Batch(batch)).unwrap_or_default();

@@ -29,15 +29,22 @@ pub(crate) async fn keep(database: Database, age_max: Duration, shutdown: Shutdo
     let pause = age_max.min(LOOK);
     while shutdown.unless_requested(sleep(pause)).await.is_some() {
         match waiting(&database).await {
-            Ok(found) if is_due(&found, age_max) => {}
-            Ok(_) => continue,
+            Ok(found) => {
+                observe::rollup_waiting(&found);
+                if !is_due(&found, age_max) {
+                    continue;
+                }
+            }
             Err(error) => {
                 observe::rollup_failed(&error.into());
                 continue;
             }
         }
         while !shutdown.is_requested() {
-            match roll_up(&database).await {
+            let mut span = observe::spans::begin_roll_up();
+            let rolled_up = roll_up(&database).await;
+            observe::spans::rolled_up(&mut span, &rolled_up);
+            match rolled_up {
                 Ok(RolledUp::Moved { parts, is_behind }) => {
                     observe::rolled_up(parts);
                     if !is_behind {

@@ -25,6 +25,7 @@ use tokio::time::sleep;
 use uuid::Uuid;
 
 use crate::accounts;
+use crate::ages::Ages;
 use crate::assignment::Assignments;
 use crate::balances::BalancesFeed;
 use crate::config::{IngestConfig, KafkaConfig};
@@ -158,6 +159,7 @@ struct Run<'s> {
     floors: Arc<Floors>,
     /// What is wrong with the log, where the watching thread found something.
     trouble: Arc<Mutex<Option<String>>>,
+    ages: Arc<Ages>,
     /// Per source, the ends that a back-fill folds to, by partition.
     ends: Vec<HashMap<i32, Offset>>,
 }
@@ -179,6 +181,7 @@ impl<'s> Run<'s> {
                 topic: config.topic.clone(),
             })
             .collect();
+        observe::in_force(&rules.versions);
         let rows = store::source::register(database, &registered).await?;
         let floors = Arc::new(Floors::default());
         let mut sources = Vec::with_capacity(rows.len());
@@ -206,6 +209,7 @@ impl<'s> Run<'s> {
             sources,
             floors,
             trouble: Arc::default(),
+            ages: Arc::default(),
             ends: Vec::new(),
         };
         run.look_at_topics().await?;
@@ -330,6 +334,7 @@ impl<'s> Run<'s> {
             sources: self.sources.clone(),
             floors: Arc::clone(&self.floors),
             trouble: Arc::clone(&self.trouble),
+            ages: Arc::clone(&self.ages),
             shutdown: tasks.shutdown().clone(),
         };
         let reader = LogReader::new(kafka)?;
@@ -394,6 +399,11 @@ impl<'s> Run<'s> {
             rolling.await;
             Ok(())
         });
+        let telling = Arc::clone(&self.ages).keep(tasks.shutdown().clone());
+        tasks.spawn("ages", async move {
+            telling.await;
+            Ok(())
+        });
         let deleting = accounts::keep(self.database.clone(), tasks.shutdown().clone());
         tasks.spawn("old accounts", async move {
             deleting.await;
@@ -416,8 +426,13 @@ impl<'s> Run<'s> {
             let trouble = self.trouble.lock().clone();
             match (self.database.ping().await, trouble) {
                 (Err(error), _) => self.readiness.not_ready(&error.to_string()),
-                (Ok(()), Some(trouble)) => self.readiness.not_ready(&trouble),
-                (Ok(()), None) => self.readiness.ready(),
+                (Ok(()), trouble) => {
+                    self.ages.heard_postgres();
+                    match trouble {
+                        Some(trouble) => self.readiness.not_ready(&trouble),
+                        None => self.readiness.ready(),
+                    }
+                }
             }
             sleep(Duration::from_secs(1)).await;
         }

@@ -20,6 +20,7 @@ use store::{Database, StoreError};
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 
+use crate::ages::Ages;
 use crate::assignment::{Assignment, Assignments, Lost};
 use crate::folding::Floors;
 use crate::gaps::FoldedTo;
@@ -49,6 +50,8 @@ pub(crate) struct Watch {
     pub(crate) floors: Arc<Floors>,
     /// Where trouble with the log is told to whoever says whether we are ready.
     pub(crate) trouble: Arc<Mutex<Option<String>>>,
+    /// Where it is told what was heard.
+    pub(crate) ages: Arc<Ages>,
     /// Ends the thread.
     pub(crate) shutdown: Shutdown,
 }
@@ -63,6 +66,8 @@ struct Memory {
     targets: HashMap<usize, (UnixMs, HashMap<i32, Offset>)>,
     /// Topics that were gone at the look before.
     gone: HashSet<Arc<str>>,
+    /// Partitions whose lag was told at the look before.
+    told: HashSet<TopicPartition>,
 }
 
 impl Watch {
@@ -74,6 +79,7 @@ impl Watch {
             tails: HashMap::new(),
             targets: HashMap::new(),
             gone: HashSet::new(),
+            told: HashSet::new(),
         };
         while runtime
             .block_on(timeout(INTERVAL, self.shutdown.requested()))
@@ -96,7 +102,7 @@ impl Watch {
         memory
             .tails
             .retain(|id, _| open.iter().any(|assignment| assignment.id == *id));
-        let mut lag = 0;
+        let mut told = HashSet::new();
         let mut ranges = HashMap::new();
         let mut gone = HashSet::new();
         for assignment in &open {
@@ -114,7 +120,9 @@ impl Watch {
                 }
             };
             let folded = assignment.folded_to();
-            lag += range.end.0 - folded.0;
+            observe::lag(&assignment.place, range.end.0 - folded.0);
+            told.insert(assignment.place.clone());
+            self.ages.heard_log();
             ranges.insert(assignment.id, range);
             // With nothing in hand, what lies outside the log cannot be read on: opening the
             // partition anew compares, and records the gap.
@@ -124,7 +132,11 @@ impl Watch {
             }
         }
         self.tell_gone(memory, gone);
-        observe::lag(lag);
+        // Whoever has them now tells theirs.
+        for place in memory.told.difference(&told) {
+            observe::lag(place, 0);
+        }
+        memory.told = told;
         self.check_tails(memory, &open, &ranges)
     }
 
@@ -224,6 +236,7 @@ impl Watch {
         let clock = memory
             .runtime
             .block_on(store::watermark::clock(&self.database))?;
+        self.ages.heard_postgres();
         if let Some((target, ends)) = memory.targets.remove(&source) {
             let is_passed = ends.iter().all(|(partition, end)| {
                 let is_it = |p: &&Position| *p.topic == *rule.topic && p.partition == *partition;
@@ -241,7 +254,8 @@ impl Watch {
                 AgeRule::LOG_WINDOW_MS,
             ))?;
             self.floors.raise(source, floor);
-            observe::watermark_age(clock.get() - target.get());
+            let ago = u64::try_from(clock.get() - target.get()).unwrap_or_default();
+            self.ages.folded(&rule.topic, Duration::from_millis(ago));
         }
         let mut ends = HashMap::new();
         for partition in 0..memory.reader.partitions(&rule.topic)? {

@@ -12,6 +12,7 @@ mod explain;
 mod gaps;
 mod ingest;
 mod migrate;
+mod otlp;
 mod policy;
 mod prices;
 mod rejected;

@@ -18,11 +18,19 @@ pub enum Source {
     Policies,
     /// Postgres.
     Postgres,
+    /// The files of the rate limit service's rules.
+    Files,
 }
 
 impl Source {
     /// All sources.
-    pub const ALL: [Self; 4] = [Self::Feed, Self::Exchange, Self::Policies, Self::Postgres];
+    pub const ALL: [Self; 5] = [
+        Self::Feed,
+        Self::Exchange,
+        Self::Policies,
+        Self::Postgres,
+        Self::Files,
+    ];
 
     /// Returns the name used in metrics.
     #[must_use]
@@ -32,6 +40,7 @@ impl Source {
             Self::Exchange => "exchange",
             Self::Policies => "policies",
             Self::Postgres => "postgres",
+            Self::Files => "files",
         }
     }
 }
@@ -62,12 +71,13 @@ impl Sources {
     }
 
     fn place(&self, source: Source) -> &AtomicI64 {
-        let [feed, exchange, policies, postgres] = &self.0;
+        let [feed, exchange, policies, postgres, files] = &self.0;
         match source {
             Source::Feed => feed,
             Source::Exchange => exchange,
             Source::Policies => policies,
             Source::Postgres => postgres,
+            Source::Files => files,
         }
     }
 }

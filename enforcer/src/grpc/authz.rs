@@ -13,6 +13,7 @@ use domain::decision::Outcome;
 use domain::request::{Headers, Request as Asking};
 use http::{HeaderName, Request, Response};
 use hyper::body::Incoming;
+use service::spans::Span;
 use tonic::body::Body;
 
 use super::Services;
@@ -24,6 +25,7 @@ use crate::engine::{Answer, Ask};
 use crate::http::answer::{RefusalView, decimal, sentence};
 use crate::http::authorize::{path_of, without_port};
 use crate::http::{headers, problem};
+use crate::observe::spans;
 
 pub(super) const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
 
@@ -45,9 +47,10 @@ const STATUSES: [std::ops::RangeInclusive<u16>; 10] = [
 ];
 
 pub(super) async fn check(services: Arc<Services>, request: Request<Incoming>) -> Response<Body> {
+    let mut span = spans::begin(&spans::CHECK, request.headers());
     let answer = |message: CheckRequest| {
         let attributes = message.attributes.unwrap_or_default();
-        Ok(decide(&services, &attributes))
+        Ok(decide(&services, &attributes, &mut span))
     };
     super::unary(request, answer).await
 }
@@ -68,7 +71,11 @@ impl Headers for Seen<'_> {
     }
 }
 
-fn decide(services: &Services, attributes: &AttributeContext) -> CheckResponse {
+fn decide(
+    services: &Services,
+    attributes: &AttributeContext,
+    span: &mut Option<Span>,
+) -> CheckResponse {
     let none = HttpRequest::default();
     let http = attributes.request.as_ref();
     let http = http
@@ -104,6 +111,7 @@ fn decide(services: &Services, attributes: &AttributeContext) -> CheckResponse {
         ..Ask::default()
     };
     let answer = services.engine.decide(&ask, services.now());
+    spans::decided(span, &answer);
     let headers = headers::of(&answer, services.reset).into_iter();
     let headers: Vec<_> = headers
         .map(|(key, value)| header(key.into_owned(), value))

@@ -9,6 +9,7 @@ use tonic::body::Body;
 
 use super::Services;
 use super::wire::{RateLimitRequest, RateLimitResponse};
+use crate::observe::spans;
 use crate::rls::Refusal;
 
 pub(super) const SHOULD_RATE_LIMIT: &str =
@@ -18,8 +19,13 @@ pub(super) async fn should_rate_limit(
     services: Arc<Services>,
     request: Request<Incoming>,
 ) -> Response<Body> {
+    let mut span = spans::begin(&spans::RLS, request.headers());
     let answer = |message: RateLimitRequest| -> Result<RateLimitResponse, Status> {
         let answered = services.rls.should_rate_limit(&message, services.now());
+        match &answered {
+            Ok(response) => spans::limited(&mut span, &message.domain, response),
+            Err(refusal) => spans::refused(&mut span, || refusal.to_string()),
+        }
         answered.map_err(status)
     };
     super::unary(request, answer).await

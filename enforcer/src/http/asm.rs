@@ -22,7 +22,7 @@ use axum::Json;
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, RawQuery, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::any;
 use domain::hash::Hash128;
@@ -32,6 +32,8 @@ use parking_lot::Mutex;
 use regex::Regex;
 use serde::{Deserialize, Serialize};
 use service::Clock;
+
+use crate::observe::spans;
 
 /// The greatest body, in bytes: keys and three numbers.
 const BODY_MAX: usize = 64 * 1024;
@@ -234,12 +236,20 @@ struct Checked {
     description: String,
 }
 
-async fn check(State(answering): State<Answering>, RawQuery(query): RawQuery) -> Json<Checked> {
+async fn check(
+    State(answering): State<Answering>,
+    headers: HeaderMap,
+    RawQuery(query): RawQuery,
+) -> Json<Checked> {
+    let mut span = spans::begin(&spans::ASM, &headers);
     // Keys that are missing or unreadable are none, so allowed, as there.
     let written = query.as_deref().and_then(written_keys).unwrap_or_default();
     let keys: Vec<Option<String>> = serde_json::from_str(&written).unwrap_or_default();
     let keys: Vec<String> = keys.into_iter().map(Option::unwrap_or_default).collect();
     let limited = answering.asm.limited(&keys, answering.now());
+    if let Some(span) = &mut span {
+        spans::outcome(span, limited.is_none());
+    }
     Json(Checked {
         allow: limited.is_none(),
         description: limited.map_or_else(

@@ -19,6 +19,7 @@ use super::problem::{MEDIA_TYPE, json};
 use super::{Shared, headers};
 use crate::config::{AuthorizeConfig, OriginalRequest};
 use crate::engine::{Answer, Ask};
+use crate::observe::spans;
 
 /// The path, and the beginning of those below it.
 const PATH: &str = "/v1/authorize";
@@ -99,6 +100,7 @@ pub(super) fn serve<B>(
     below: &str,
 ) -> Response<Full<Bytes>> {
     let sent = request.headers();
+    let mut span = spans::begin(&spans::AUTHORIZE, sent);
     let seen = Seen(sent);
     let who = |name: &Option<HeaderName>| name.as_ref().and_then(|name| once(sent, name));
     let (method, host, path) = match shared.original {
@@ -135,6 +137,7 @@ pub(super) fn serve<B>(
         ..Ask::default()
     };
     let answer = shared.engine.decide(&ask, shared.now());
+    spans::decided(&mut span, &answer);
     let mut response = match answer.outcome {
         Outcome::Allow => Response::new(Full::default()),
         Outcome::Deny => refusal(shared, &answer, &ask),

@@ -11,12 +11,14 @@ use domain::request::Request as Asking;
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Body as _, Incoming};
+use service::spans::Span;
 
 use super::answer::AnswerView;
 use super::problem::{Problem, json};
 use super::text::{self, AskText, Count, EstimateText, Object, ReportText};
 use super::{BODY_WITHIN, Shared};
 use crate::engine::{Ask, Candidate, Estimated, Report, Reported};
+use crate::observe::spans;
 
 /// The path.
 pub(super) const PATH: &str = "/v1/decisions";
@@ -32,11 +34,15 @@ const PASSED_WITHIN: Duration = Duration::from_millis(500);
 
 /// Reads a request and decides it.
 pub(super) async fn serve(shared: &Shared, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    let mut span = spans::begin(&spans::DECISIONS, request.headers());
     let answered = match collect(request.into_body()).await {
-        Ok(body) => decide(shared, &body),
+        Ok(body) => decide(shared, &body, &mut span),
         Err(problem) => Err(problem),
     };
-    answered.unwrap_or_else(|problem| problem.response())
+    answered.unwrap_or_else(|problem| {
+        spans::refused(&mut span, || problem.detail().to_owned());
+        problem.response()
+    })
 }
 
 async fn collect(mut body: Incoming) -> Result<Vec<u8>, Problem> {
@@ -88,7 +94,11 @@ async fn pass(body: &mut Incoming) -> Result<(), hyper::Error> {
     Ok(())
 }
 
-fn decide(shared: &Shared, body: &[u8]) -> Result<Response<Full<Bytes>>, Problem> {
+fn decide(
+    shared: &Shared,
+    body: &[u8],
+    span: &mut Option<Span>,
+) -> Result<Response<Full<Bytes>>, Problem> {
     let text = text::read(body)?;
     let request = request_of(&text);
     let candidates: Vec<Candidate<'_>> = text
@@ -124,6 +134,7 @@ fn decide(shared: &Shared, body: &[u8]) -> Result<Response<Full<Bytes>>, Problem
             shared.engine.report(&Report { request, used }, now)
         }
     };
+    spans::decided(span, &answer);
     let view = AnswerView::new(&answer, &ask, shared.reset);
     let mut response = Response::new(Full::from(json(&view)));
     response.headers_mut().insert(

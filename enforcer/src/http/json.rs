@@ -17,13 +17,14 @@ use axum::Router;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{DefaultBodyLimit, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::any;
 use domain::time::UnixMs;
 use service::{Clock, Readiness};
 
 use crate::grpc::wire::{CODE_OK, CODE_OVER_LIMIT};
+use crate::observe::spans;
 use crate::rls::{Rls, json};
 
 /// The greatest body, in bytes: that of a gRPC message.
@@ -56,8 +57,10 @@ pub(crate) fn routes(rls: Arc<Rls>, readiness: Readiness, clock: Arc<dyn Clock>)
 
 async fn answer(
     State(answering): State<Answering>,
+    headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Response {
+    let mut span = spans::begin(&spans::RLS_JSON, &headers);
     let body = match body {
         Ok(body) => body,
         Err(rejection) => return (rejection.status(), rejection.body_text()).into_response(),
@@ -72,6 +75,7 @@ async fn answer(
         Ok(response) => response,
         Err(refusal) => return refused(refusal.to_string()),
     };
+    spans::limited(&mut span, &request.domain, &response);
     let status = match response.overall_code {
         CODE_OK => StatusCode::OK,
         CODE_OVER_LIMIT => StatusCode::TOO_MANY_REQUESTS,

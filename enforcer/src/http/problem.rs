@@ -48,6 +48,11 @@ impl Problem {
         Self::new(StatusCode::BAD_REQUEST, detail)
     }
 
+    /// Returns what is wrong.
+    pub(super) fn detail(&self) -> &str {
+        &self.detail
+    }
+
     pub(super) fn response(&self) -> Response<Full<Bytes>> {
         let body = Body {
             r#type: "about:blank",

@@ -35,6 +35,8 @@ pub(crate) struct Watch {
     patterns: Vec<String>,
     one_domain: OneDomain,
     seen: Option<Vec<RuleFile>>,
+    /// Whether that was good.
+    is_seen_good: bool,
     /// What could not be read the last time, and why.
     unread: Option<(PathBuf, io::ErrorKind)>,
 }
@@ -47,6 +49,7 @@ impl Watch {
             patterns,
             one_domain,
             seen: None,
+            is_seen_good: false,
             unread: None,
         }
     }
@@ -54,6 +57,11 @@ impl Watch {
     /// Says whether no files are named, so that there is nothing to follow.
     pub(crate) const fn is_idle(&self) -> bool {
         self.patterns.is_empty()
+    }
+
+    /// Says whether what is in force is what the files said at the last look.
+    pub(crate) const fn is_current(&self) -> bool {
+        self.unread.is_none() && self.is_seen_good
     }
 
     /// Reads the files; `None` where they say what they said the last time, good or bad.
@@ -79,6 +87,7 @@ impl Watch {
         }
         let loaded = load(&files, self.one_domain);
         self.seen = Some(files);
+        self.is_seen_good = loaded.is_ok();
         Ok(Some(loaded?))
     }
 

@@ -12,9 +12,9 @@ use domain::limit::LimitSpec;
 use domain::policy::model::LimitId;
 use service::{Clock, Failure, Readiness, Tasks};
 
-use super::EnforcerError;
+use super::{EnforcerError, now};
 use crate::config::{DeniedHits, EnforcerConfig, RlsConfig};
-use crate::engine::Engine;
+use crate::engine::{Engine, Source};
 use crate::grpc::Services;
 use crate::http::asm::{self, Asm};
 use crate::http::authorize::Identity;
@@ -106,7 +106,7 @@ impl Protocols {
     }
 
     /// Reads the files again and again, as a task, where any are named.
-    pub(super) fn follow(self, tasks: &Tasks) {
+    pub(super) fn follow(self, engine: Arc<Engine>, clock: Arc<dyn Clock>, tasks: &Tasks) {
         let Self { rls, mut watch, .. } = self;
         if watch.is_idle() {
             return;
@@ -115,6 +115,7 @@ impl Protocols {
         tasks.spawn("rules of the rate limit service", async move {
             let mut ticks = tokio::time::interval(READ_EVERY);
             while shutdown.unless_requested(ticks.tick()).await.is_some() {
+                let looked = now(&*clock);
                 // Reading may take longer than other tasks should wait.
                 let polled = tokio::task::spawn_blocking(move || {
                     let polled = watch.poll();
@@ -124,6 +125,9 @@ impl Protocols {
                     Failure::unexpected(format!("reading the files of rules failed: {error}"))
                 })?;
                 watch = returned;
+                if watch.is_current() {
+                    engine.sources().note(Source::Files, looked);
+                }
                 match polled {
                     Ok(None) => {}
                     Ok(Some(loaded)) => {

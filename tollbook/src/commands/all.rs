@@ -5,19 +5,22 @@
 
 use std::pin::pin;
 
+use service::config::Environment;
 use service::telemetry::Telemetry;
 use service::{Exit, Failure, Readiness};
 
-use super::{enforcer, ingest, serving};
+use super::{enforcer, ingest, otlp, serving};
 use crate::config::Settings;
 
 pub(super) async fn run(settings: &Settings, telemetry: &Telemetry) -> Result<Exit, Failure> {
     let metrics = serving::metrics()?;
+    let pushed = otlp::read(&Environment::of_process(), "tollbook")?;
     let of_ingest = ingest::read(settings)?;
     let of_enforcer = enforcer::read(settings, metrics.clone())?;
     // Each drains within its own deadline; the process, when the later one has passed.
     let grace = ingest::grace(settings).max(enforcer::grace(settings));
     let shutdown = serving::watch_signals(grace)?;
+    let push = otlp::start(&pushed, Some(&metrics))?;
     let [folds, decides] = [Readiness::new(), Readiness::new()];
     let services = async {
         let folding = ingest::serve(settings, &of_ingest, metrics, &shutdown, &folds);
@@ -35,6 +38,8 @@ pub(super) async fn run(settings: &Settings, telemetry: &Telemetry) -> Result<Ex
         };
         first.and(second)
     };
-    serving::until_ended(Box::pin(services), &[&folds, &decides], telemetry).await?;
+    let ended = serving::until_ended(Box::pin(services), &[&folds, &decides], telemetry).await;
+    otlp::stop(push, grace).await;
+    ended?;
     Ok(Exit::Ok)
 }

@@ -11,18 +11,22 @@ use service::config::{Environment, Path};
 use service::telemetry::{Metrics, Telemetry};
 use service::{Exit, Failure, Readiness, Shutdown};
 
-use super::{policy, serving};
+use super::{otlp, policy, serving};
 use crate::config::Settings;
 use crate::failure;
 
 pub(super) async fn run(settings: &Settings, telemetry: &Telemetry) -> Result<Exit, Failure> {
     // Before anything counts, since what was counted before is lost.
     let metrics = serving::metrics()?;
-    let enforcer = read(settings, metrics)?;
+    let pushed = otlp::read(&Environment::of_process(), "tollbook-enforcer")?;
+    let enforcer = read(settings, metrics.clone())?;
     let shutdown = serving::watch_signals(grace(settings))?;
+    let push = otlp::start(&pushed, Some(&metrics))?;
     let readiness = Readiness::new();
     let deciding = serve(settings, enforcer, &shutdown, &readiness);
-    serving::until_ended(deciding, &[&readiness], telemetry).await?;
+    let ended = serving::until_ended(deciding, &[&readiness], telemetry).await;
+    otlp::stop(push, grace(settings)).await;
+    ended?;
     Ok(Exit::Ok)
 }
 

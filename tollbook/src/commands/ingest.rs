@@ -6,12 +6,12 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use ::ingest::{IngestError, IngestSettings, Mode, Summary};
-use service::config::Path;
+use service::config::{Environment, Path};
 use service::http::{self, Exposure, ListenError, Listener};
 use service::telemetry::{Metrics, Telemetry};
 use service::{Exit, Failure, Readiness, Shutdown, Tasks};
 
-use super::serving;
+use super::{otlp, serving};
 use crate::arguments::IngestArguments;
 use crate::config::Settings;
 use crate::{failure, output, policies, prices};
@@ -21,15 +21,22 @@ pub(super) async fn run(
     arguments: &IngestArguments,
     telemetry: &Telemetry,
 ) -> Result<Exit, Failure> {
+    let pushed = otlp::read(&Environment::of_process(), "tollbook-ingest")?;
     let shutdown = serving::watch_signals(grace(settings))?;
     let readiness = Readiness::new();
     let ingest = read(settings)?;
     if !arguments.until_caught_up {
         let metrics = serving::metrics()?;
+        let push = otlp::start(&pushed, Some(&metrics))?;
         let folding = serve(settings, &ingest, metrics, &shutdown, &readiness);
-        serving::until_ended(folding, &[&readiness], telemetry).await?;
+        let ended = serving::until_ended(folding, &[&readiness], telemetry).await;
+        otlp::stop(push, grace(settings)).await;
+        ended?;
         return Ok(Exit::Ok);
     }
+    // Nobody could scrape it, and what is counted for nobody would only grow.
+    let metrics = pushed.pushes_metrics().then(serving::metrics).transpose()?;
+    let push = otlp::start(&pushed, metrics.as_ref())?;
     let folding = fold(
         settings,
         &ingest,
@@ -37,7 +44,9 @@ pub(super) async fn run(
         &shutdown,
         &readiness,
     );
-    let summary = serving::until_ended(folding, &[&readiness], telemetry).await?;
+    let ended = serving::until_ended(folding, &[&readiness], telemetry).await;
+    otlp::stop(push, grace(settings)).await;
+    let summary = ended?;
     if !shutdown.is_requested() {
         output::print(&describe(&summary))?;
     }
