@@ -10,6 +10,7 @@ pub mod envoy;
 pub mod folders;
 pub mod kafka;
 pub mod load;
+pub mod otlp;
 pub mod postgres;
 pub mod product;
 pub mod proxy;

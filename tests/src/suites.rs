@@ -21,6 +21,7 @@ mod reprice;
 mod servers;
 mod store_read;
 mod store_write;
+mod telemetry;
 mod verify;
 
 use crate::harness::runner::Test;
@@ -34,6 +35,7 @@ pub(crate) fn all() -> Vec<Test> {
         limits::TESTS,
         replicas::TESTS,
         explain::TESTS,
+        telemetry::TESTS,
         verify::TESTS,
         reader::TESTS,
         messages::TESTS,

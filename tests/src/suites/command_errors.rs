@@ -26,7 +26,7 @@ use crate::test;
 
 mod settings;
 
-use settings::{IN_FLAGS, IN_PRICE_FILES, IN_THE_FILE, IN_VARIABLES};
+use settings::{IN_FLAGS, IN_PRICE_FILES, IN_THE_FILE, IN_VARIABLES, OF_OTLP, OTLP_ON};
 
 pub(super) const TESTS: &[Test] = &[
     test!(a_wrong_setting_is_one_line_with_place_and_cure, "K14"),
@@ -183,6 +183,18 @@ fn a_wrong_setting_is_one_line_with_place_and_cure() {
             exit: 3,
             says,
         });
+    }
+    for (variable, says) in OF_OTLP {
+        for arguments in [SERVE, CATCH_UP, &["enforcer"]] {
+            check(&Case {
+                what: "a variable of OTLP",
+                file: file(&source("a")),
+                variables: &[OTLP_ON, *variable],
+                arguments,
+                exit: 3,
+                says,
+            });
+        }
     }
     for (arguments, exit, says) in IN_FLAGS {
         let what = "a flag";

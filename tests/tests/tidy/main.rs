@@ -272,6 +272,8 @@ fn metrics_are_named_in_observe_alone() {
     for source in sources()
         .iter()
         .filter(|source| source.is_rust() && !source.is_in("tests"))
+        // What counts there is a registry of the test's own.
+        .filter(|source| !source.path.ends_with("tests.rs"))
     {
         let observes = source
             .path
@@ -370,4 +372,34 @@ fn nothing_is_left_for_later_and_no_machine_is_named() {
         "work left is an issue's number or is not there; paths are not one machine's",
         &offences,
     );
+}
+
+#[test]
+fn every_metric_is_documented() {
+    let page = fs::read_to_string(root().join("docs/telemetry.md")).unwrap();
+    let mut names = Vec::new();
+    for source in sources() {
+        let is_product = source.path.starts_with("ingest")
+            || source.path.starts_with("enforcer")
+            || source.path.starts_with("crates/service");
+        if !(is_product && source.is_rust()) {
+            continue;
+        }
+        for (number, line) in source.text.lines().enumerate() {
+            // Between quotes, and nothing else there: `tests` ask for whole series.
+            let words = line.split('"').filter(|word| {
+                let is_ours = word.starts_with("tollbook_ingest_")
+                    || word.starts_with("tollbook_enforcer_")
+                    || word.starts_with("otel_");
+                is_ours && word.chars().all(|c| c.is_ascii_lowercase() || c == '_')
+            });
+            names.extend(words.map(|word| (place(&source, number + 1), word.to_owned())));
+        }
+    }
+    assert!(names.len() > 30, "only {} metrics found", names.len());
+    let missing = names.iter().filter(|(_, name)| !holds_word(&page, name));
+    let offences: Vec<_> = missing
+        .map(|(place, name)| format!("{place}: {name}"))
+        .collect();
+    check("each metric is in docs/telemetry.md", &offences);
 }

@@ -109,6 +109,25 @@ pub(super) const IN_VARIABLES: &[((&str, &str), &str)] = &[
     ),
 ];
 
+/// What has spans and metrics pushed.
+pub(super) const OTLP_ON: (&str, &str) = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1");
+
+/// The variable beside it, and what is said.
+pub(super) const OF_OTLP: &[((&str, &str), &str)] = &[
+    (
+        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://ann:hush@x/y"),
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT | credentials | OTEL_EXPORTER_OTLP_HEADERS",
+    ),
+    (
+        ("OTEL_EXPORTER_OTLP_HEADERS", "hush"),
+        "OTEL_EXPORTER_OTLP_HEADERS | pair 1 | write name=value",
+    ),
+    (
+        ("OTEL_TRACES_SAMPLER", "some"),
+        "OTEL_TRACES_SAMPLER | `some` | write always_on",
+    ),
+];
+
 /// The arguments, the exit code and what is said.
 pub(super) const IN_FLAGS: &[(&[&str], i32, &str)] = &[
     (
