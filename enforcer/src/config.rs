@@ -25,6 +25,10 @@ pub struct EnforcerConfig {
     pub threads: u32,
     /// Connections that each thread serves at once; more wait.
     pub connections_max: u32,
+    /// Counters that are held in memory, one per limit and key: up to 700 bytes each (a million: 700 MB), and
+    /// more where other replicas count the same keys. Beyond it idle ones are forgotten within a second; where none
+    /// is idle, keys that are known count on, and new ones are decided by their policy's `on_unavailable`.
+    pub counters_max: u32,
     /// Recent denials that can be read at `/v1/denials`.
     pub denials_kept: u32,
     /// How replicas' own counts are exchanged: so often, in milliseconds.
@@ -51,6 +55,7 @@ impl Default for EnforcerConfig {
             insecure: false,
             threads: 0,
             connections_max: 8_192,
+            counters_max: 1_000_000,
             denials_kept: 4_096,
             exchange_interval_ms: 50,
             hydrate_timeout_ms: 30_000,
@@ -209,6 +214,7 @@ impl EnforcerConfig {
                 1,
                 1_000_000,
             ),
+            ("enforcer.counters_max", self.counters_max, 1, 100_000_000),
             ("enforcer.denials_kept", self.denials_kept, 0, 1_000_000),
             (
                 "enforcer.exchange_interval_ms",

@@ -7,6 +7,7 @@
 //! who sends what is taken here.
 
 mod locked;
+mod room;
 
 use std::hash::BuildHasher as _;
 use std::sync::Arc;
@@ -24,6 +25,8 @@ use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 use parking_lot::{Mutex, MutexGuard};
 use smallvec::SmallVec;
+
+use self::room::Room;
 
 /// Shards: so many that threads seldom meet, so few that their locks stay in the cache.
 const SHARDS: usize = 512;
@@ -66,6 +69,7 @@ pub struct Counters {
     origin: Origin,
     hasher: RandomState,
     shards: Box<[Shard]>,
+    room: Room,
     /// Where the next call of `take_changed` begins, so that no shard waits forever.
     next: AtomicUsize,
 }
@@ -128,15 +132,16 @@ struct Locked<'c> {
 }
 
 impl Counters {
-    /// Begins with no counters; `replica` is who counts here.
-    pub fn new(replica: ReplicaId) -> Self {
-        Self::with_shards(replica, SHARDS)
+    /// Begins with no counters; `replica` is who counts here. There will be at most `max`.
+    pub fn new(replica: ReplicaId, max: usize) -> Self {
+        Self::with_shards(replica, max, SHARDS)
     }
 
-    fn with_shards(replica: ReplicaId, shards: usize) -> Self {
+    fn with_shards(replica: ReplicaId, max: usize, shards: usize) -> Self {
         Self {
             origin: Origin::Replica(replica),
             hasher: RandomState::default(),
+            room: Room::new(max),
             shards: (0..shards).map(|_| Shard::default()).collect(),
             next: AtomicUsize::new(0),
         }
@@ -286,8 +291,9 @@ impl Counters {
         let mut counter = Counter::new(limit, self.origin);
         counter.merge(limit, message);
         // A feed tells of much that is over; it would only be pruned again.
-        if !counter.is_idle(limit, now) {
-            self.insert(&mut table, hash, id, key, counter);
+        if !counter.is_idle(limit, now) && self.insert(&mut table, hash, id, key, counter).is_none()
+        {
+            self.room.miss();
         }
     }
 
@@ -375,7 +381,9 @@ impl Counters {
                     !held.counter.is_idle(&limit, now)
                 })
             });
-            if table.held.len() < before {
+            let forgotten = before.saturating_sub(table.held.len());
+            self.room.give(forgotten);
+            if forgotten > 0 {
                 let Table { held, changed } = &mut *table;
                 changed.retain(|(limit, key)| {
                     let hash = self.hash(*limit, *key);
@@ -392,8 +400,36 @@ impl Counters {
 
     /// Returns how many counters there are.
     pub fn count(&self) -> usize {
-        let counts = self.shards.iter().map(|shard| shard.0.lock().held.len());
-        counts.fold(0, usize::saturating_add)
+        self.room.count()
+    }
+
+    /// Says whether there is no room for a new one. Those that are there count on.
+    pub fn is_full(&self) -> bool {
+        self.room.is_full()
+    }
+
+    /// Returns how many found no room so far.
+    pub(crate) fn refused(&self) -> u64 {
+        self.room.refused()
+    }
+
+    /// Says, once there is room again, whether something was told meanwhile that found none, so that
+    /// all of it should be read again.
+    pub(crate) fn take_missed(&self) -> bool {
+        self.room.take_missed()
+    }
+
+    /// Says whether a counter lacks that there is no room for: nobody knows what it would hold.
+    pub(crate) fn lacks(&self, limit: LimitId, key: CounterKey) -> bool {
+        if !self.is_full() {
+            return false;
+        }
+        let hash = self.hash(limit, key);
+        let lacks = self.table_of(hash).find(hash, limit, key).is_none();
+        if lacks {
+            self.room.refuse();
+        }
+        lacks
     }
 
     /// Locks the shards of all counters in index order, each once, and finds the counters.
@@ -450,10 +486,12 @@ impl Counters {
 
     fn charge_new(&self, table: &mut Table, hash: u64, counted: &Counted<'_>) {
         let counter = Counter::new(counted.limit, self.origin);
-        let bucket = self.insert(table, hash, counted.id, counted.key, counter);
-        table.charge(bucket, counted);
+        if let Some(bucket) = self.insert(table, hash, counted.id, counted.key, counter) {
+            table.charge(bucket, counted);
+        }
     }
 
+    /// Adds a counter and says where it lies; nowhere where there is no room.
     fn insert(
         &self,
         table: &mut Table,
@@ -461,7 +499,10 @@ impl Counters {
         limit: LimitId,
         key: CounterKey,
         counter: Counter,
-    ) -> usize {
+    ) -> Option<usize> {
+        if !self.room.take() {
+            return None;
+        }
         let held = Held {
             limit,
             key,
@@ -471,7 +512,7 @@ impl Counters {
         };
         let rehash = |held: &Held| self.hash(held.limit, held.key);
         let inserted = table.held.insert_unique(hash, held, rehash);
-        inserted.bucket_index()
+        Some(inserted.bucket_index())
     }
 }
 

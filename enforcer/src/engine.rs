@@ -10,6 +10,7 @@ mod ask;
 mod denials;
 mod in_force;
 mod met;
+mod room;
 mod sources;
 mod unread;
 
@@ -89,11 +90,18 @@ struct Gathered<'f> {
 }
 
 impl Engine {
-    /// Begins with no policies: everything is allowed. `denials_kept` recent denials can be read.
+    /// Begins with no policies: everything is allowed. `denials_kept` recent denials can be read. There
+    /// may be any number of counters.
     #[must_use]
     pub fn new(replica: ReplicaId, denials_kept: usize) -> Self {
+        Self::bounded(replica, denials_kept, usize::MAX)
+    }
+
+    /// Begins as [`Self::new`] with at most so many counters.
+    #[must_use]
+    pub fn bounded(replica: ReplicaId, denials_kept: usize, counters_max: usize) -> Self {
         Self {
-            counters: Arc::new(Counters::new(replica)),
+            counters: Arc::new(Counters::new(replica, counters_max)),
             force: ArcSwap::from_pointee(InForce::default()),
             limits: ArcSwap::default(),
             sources: Sources::default(),
@@ -290,6 +298,9 @@ impl Engine {
         for applies in force.set().matching(request) {
             let asks = ask::asked_and_charged(applies.limit, request, &ask.estimate);
             self.gather(&mut gathered, force, &applies, asks, now);
+        }
+        if self.counters.is_full() {
+            self.do_without(&mut gathered, force);
         }
         let mut verdicts = Verdicts::new();
         let (decision, consulted) = match gathered.place_of_refusal() {

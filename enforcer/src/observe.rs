@@ -94,9 +94,32 @@ pub(crate) fn rules_refused(error: &WatchError) {
     tracing::error!(error.text = %error, "the rate limit service's rules stay as they were");
 }
 
-/// Tells how many counters there are.
-pub(crate) fn counters(count: usize) {
-    gauge!("tollbook_enforcer_counters_count").set(lossy(count));
+/// What was told of the room for counters.
+#[derive(Debug, Default)]
+pub(crate) struct Room {
+    was_full: bool,
+    refused: u64,
+}
+
+impl Room {
+    /// Tells how many counters there are, and how many found no room so far.
+    pub(crate) fn tell(&mut self, count: usize, is_full: bool, refused: u64) {
+        gauge!("tollbook_enforcer_counters_count").set(lossy(count));
+        let more = refused.saturating_sub(self.refused);
+        self.refused = refused;
+        counter!("tollbook_enforcer_counters_refused_total").increment(more);
+        // Between two looks some were forgotten and as many came.
+        let is_full = is_full || more > 0;
+        match (self.was_full, is_full) {
+            (false, true) => tracing::warn!(
+                counters.count = count,
+                "there is no room for more counters; new keys are decided by on_unavailable, those known as before; raise enforcer.counters_max, or limit who chooses keys"
+            ),
+            (true, false) => tracing::info!("there is room for counters again"),
+            (true, true) | (false, false) => {}
+        }
+        self.was_full = is_full;
+    }
 }
 
 /// Tells how old each source of truth is, and whether it was ever read.

@@ -108,6 +108,9 @@ pub(crate) enum Refusal {
     /// A counter would pass what 64 bits hold; that counter stays as it is.
     #[error("a counter would pass 9223372036854775807; send smaller hits")]
     Overflow,
+    /// It has a key that is new, and there is no room for its counter: the gateway's failure mode decides.
+    #[error("there is no room for a new counter; raise enforcer.counters_max")]
+    NoRoom,
 }
 
 /// The counters of one unit.
@@ -233,6 +236,10 @@ impl Rls {
             let Some(counted) = self.counted(request, index, line, now) else {
                 continue;
             };
+            if self.counters.lacks(counted.id, counted.key) {
+                result = Err(Refusal::NoRoom);
+                continue;
+            }
             if line.hits > u64::from(u32::MAX) {
                 self.has_huge.store(true, Ordering::Relaxed);
             }
@@ -272,6 +279,9 @@ impl Rls {
                 places.push(None);
                 continue;
             };
+            if self.counters.lacks(own.id, own.key) {
+                return Err(Refusal::NoRoom);
+            }
             let same = |known: &Counted<'_>| known.id == own.id && known.key == own.key;
             match counted.iter().position(same) {
                 Some(place) => {

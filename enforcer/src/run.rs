@@ -114,7 +114,8 @@ pub(crate) fn begin(
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let kept = usize::try_from(config.denials_kept).unwrap_or(usize::MAX);
     let replica = replica();
-    let engine = Arc::new(Engine::new(replica, kept));
+    let most = usize::try_from(config.counters_max).unwrap_or(usize::MAX);
+    let engine = Arc::new(Engine::bounded(replica, kept, most));
     // The feed releases it when it is first ready.
     engine.hold(!config.rls.files.is_empty() || config.asm.config.is_some());
     let limits = policies.limits().count();
@@ -216,12 +217,18 @@ fn keep_house(engine: Arc<Engine>, clock: Arc<dyn Clock>, tasks: &Tasks) {
     tasks.spawn("housekeeping", async move {
         let mut prune = tokio::time::interval(PRUNE_EVERY);
         let mut tell = tokio::time::interval(TELL_EVERY);
+        let mut room = observe::Room::default();
         loop {
             tokio::select! {
                 () = shutdown.requested() => return Ok(()),
                 _ = prune.tick() => engine.prune(now(&*clock)),
                 _ = tell.tick() => {
-                    observe::counters(engine.counters().count());
+                    let counters = engine.counters();
+                    if counters.is_full() {
+                        // Old ones are forgotten sooner, as new ones wait for their room.
+                        engine.prune(now(&*clock));
+                    }
+                    room.tell(counters.count(), counters.is_full(), counters.refused());
                     observe::staleness(engine.sources(), now(&*clock));
                 }
             }

@@ -6,6 +6,7 @@ mod command_errors;
 mod corrections;
 mod envoy;
 mod explain;
+mod flood;
 mod formats;
 mod kill;
 mod limits;
@@ -43,6 +44,7 @@ pub(crate) fn all() -> Vec<Test> {
         captured::TESTS,
         corrections::TESTS,
         envoy::TESTS,
+        flood::TESTS,
         formats::TESTS,
         command_errors::TESTS,
         oracle::TESTS,

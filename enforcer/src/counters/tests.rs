@@ -132,7 +132,7 @@ proptest! {
         shards in prop::sample::select(vec![1_usize, 2, 7, 512]),
     ) {
         let limits = limits();
-        let counters = Counters::with_shards(ReplicaId(1), shards);
+        let counters = Counters::with_shards(ReplicaId(1), usize::MAX, shards);
         let outcomes = race(&counters, &limits, &asks);
 
         let all = asks.iter().flatten().zip(outcomes.iter().flatten());
@@ -162,7 +162,7 @@ proptest! {
     #[test]
     fn one_thread_gets_the_verdicts_of_a_map(asks in prop::collection::vec(ask(), 1..60)) {
         let limits = limits();
-        let counters = Counters::with_shards(ReplicaId(1), 2);
+        let counters = Counters::with_shards(ReplicaId(1), usize::MAX, 2);
         let mut model: BTreeMap<(usize, usize), i128> = BTreeMap::new();
         let mut verdicts = Verdicts::new();
         for ask in &asks {
@@ -189,7 +189,7 @@ proptest! {
         max in 1..20_usize,
     ) {
         let limits = limits();
-        let replicas = [1, 2].map(|replica| Counters::with_shards(ReplicaId(replica), 3));
+        let replicas = [1, 2].map(|replica| Counters::with_shards(ReplicaId(replica), usize::MAX, 3));
         let mut verdicts = Verdicts::new();
         for (index, ask) in asks.iter().enumerate() {
             replicas[index % 2].report(&counted(&limits, ask, at(0)), &mut verdicts);
@@ -233,7 +233,7 @@ proptest! {
         later in 0..3_000_000_i64,
     ) {
         let limits = limits();
-        let (kept, pruned) = (Counters::new(ReplicaId(1)), Counters::new(ReplicaId(1)));
+        let (kept, pruned) = (Counters::new(ReplicaId(1), usize::MAX), Counters::new(ReplicaId(1), usize::MAX));
         let mut verdicts = Verdicts::new();
         let mut now = 0;
         for (ask, passed) in &asks {
@@ -263,7 +263,7 @@ proptest! {
 #[test]
 fn counters_of_limits_that_are_gone_are_forgotten_with_what_was_unsent() {
     let limits = limits();
-    let counters = Counters::new(ReplicaId(1));
+    let counters = Counters::new(ReplicaId(1), usize::MAX);
     let ask = Ask {
         places: vec![(0, 0), (1, 0)],
         units: 3,
@@ -287,7 +287,7 @@ fn counters_of_limits_that_are_gone_are_forgotten_with_what_was_unsent() {
 #[test]
 fn a_charge_for_itself_counts_beyond_the_limit() {
     let limits = limits();
-    let counters = Counters::new(ReplicaId(1));
+    let counters = Counters::new(ReplicaId(1), usize::MAX);
     for (index, limit) in limits.iter().enumerate() {
         let counted = |units| Counted {
             limit,
@@ -308,7 +308,7 @@ fn a_charge_for_itself_counts_beyond_the_limit() {
 #[test]
 fn hundreds_of_limits_are_one_decision() {
     let spec = limit(window(WindowSpec::Fixed), 2);
-    let counters = Counters::new(ReplicaId(1));
+    let counters = Counters::new(ReplicaId(1), usize::MAX);
     let full = Counted {
         limit: &spec,
         id: id(399),
@@ -343,7 +343,7 @@ fn hundreds_of_limits_are_one_decision() {
 #[test]
 fn what_is_over_when_it_is_merged_takes_no_memory() {
     let limits = limits();
-    let counters = Counters::new(ReplicaId(1));
+    let counters = Counters::new(ReplicaId(1), usize::MAX);
     let message = |start| Message {
         origin: Origin::Replica(ReplicaId(2)),
         use_: OriginUse::new(
@@ -360,4 +360,80 @@ fn what_is_over_when_it_is_merged_takes_no_memory() {
     assert_eq!(counters.count(), 0, "ten minutes ago");
     counters.merge(id(0), key(0), &limits[0], message(0), at(0));
     assert_eq!(used(&counters, &limits, (0, 0), at(0)), 1, "now");
+}
+
+/// One request of one key.
+fn one<'a>(limit: &'a LimitSpec, number: usize, now: UnixMs) -> Counted<'a> {
+    Counted {
+        limit,
+        id: id(0),
+        key: key(number),
+        moment: limit.moment(now),
+        asked: Asked::Units(Units::ONE),
+        charge: Units::ONE,
+    }
+}
+
+/// However many keys come, those that were there count on, exactly; room comes back when they are over.
+#[test]
+fn keys_beyond_the_room_find_none_and_change_nothing() {
+    let limit = limit(window(WindowSpec::Fixed), 3);
+    let counters = Counters::new(ReplicaId(1), 100);
+    let mut verdicts = Verdicts::new();
+    let mut admitted = 0;
+    for round in 0..4 {
+        for number in 0..1_000 {
+            let counted = [one(&limit, number, at(0))];
+            let is_known = counters.has_own(id(0), key(number));
+            let lacks = counters.lacks(id(0), key(number));
+            assert_eq!(lacks, counters.is_full() && !is_known, "{round}: {number}");
+            let decision = counters.decide(&counted, &mut verdicts);
+            if number < 100 {
+                admitted += usize::from(decision.outcome == Outcome::Allow);
+            }
+        }
+        assert_eq!(counters.count(), 100, "no more than there is room for");
+    }
+    assert_eq!(
+        admitted, 300,
+        "three of each that is known, and the fourth refused"
+    );
+    assert!(counters.refused() >= 4 * 900, "{}", counters.refused());
+    let origin = Origin::Replica(ReplicaId(2));
+    let peer = Counters::new(ReplicaId(2), usize::MAX);
+    let _allowed = peer.decide(&[one(&limit, 5_000, at(0))], &mut verdicts);
+    let told = peer.take_changed(1, revision(1)).pop().expect("one");
+    assert_eq!(told.message.origin, origin, "a peer's");
+    counters.merge(
+        told.limit,
+        told.counter,
+        &limit,
+        told.message.clone(),
+        at(1),
+    );
+    assert!(!counters.take_missed(), "there is no room yet");
+    counters.prune(at(120_000), |_| Some(limit));
+    assert_eq!(
+        (counters.count(), counters.is_full()),
+        (0, false),
+        "all are over"
+    );
+    assert!(
+        counters.take_missed(),
+        "what a peer told should be read again"
+    );
+    assert!(!counters.take_missed(), "once");
+    let later = counters.decide(&[one(&limit, 7_000, at(120_000))], &mut verdicts);
+    assert_eq!(
+        (later.outcome, counters.count()),
+        (Outcome::Allow, 1),
+        "there is room"
+    );
+}
+
+/// What the text of `counters_max` says of memory: at worst each takes two places of a table.
+#[test]
+fn a_counter_takes_what_the_settings_say() {
+    let bytes = size_of::<Held>();
+    assert!(bytes <= 340, "{bytes} bytes");
 }

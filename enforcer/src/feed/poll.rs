@@ -69,8 +69,8 @@ impl PostgresFeed {
 
     async fn read(&mut self, told: &mut Vec<Told>) -> Option<()> {
         let changes = self.shared.changes_of_limits();
-        if changes != self.limits_seen {
-            // Limits came in force of which everything was skipped so far.
+        if changes != self.limits_seen || self.shared.engine.counters().take_missed() {
+            // Limits came in force of which everything was skipped so far, or there was no room for all.
             self.known.clear();
         }
         let is_first = self.known.is_empty();

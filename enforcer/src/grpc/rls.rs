@@ -37,6 +37,7 @@ fn status(refusal: Refusal) -> Status {
     let text = refusal.to_string();
     match refusal {
         Refusal::NoDomain | Refusal::NoDescriptors | Refusal::Overflow => Status::unknown(text),
+        Refusal::NoRoom => Status::resource_exhausted(text),
         Refusal::Unit(_) => Status::invalid_argument(text),
     }
 }

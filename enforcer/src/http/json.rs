@@ -6,6 +6,7 @@
 //! | over them | 429, with the same body |
 //! | no request, or one that is refused | 400 |
 //! | a body above 256 KiB | 413 |
+//! | a new key, and no room for its counter | 503 |
 //!
 //! Invariant: bodies are protobuf's JSON; nothing is awaited once the body is there. Deliberately absent:
 //! what is answered (`rls`).
@@ -25,7 +26,7 @@ use service::{Clock, Readiness};
 
 use crate::grpc::wire::{CODE_OK, CODE_OVER_LIMIT};
 use crate::observe::spans;
-use crate::rls::{Rls, json};
+use crate::rls::{Refusal, Rls, json};
 
 /// The greatest body, in bytes: that of a gRPC message.
 const BODY_MAX: usize = 256 * 1024;
@@ -73,6 +74,10 @@ async fn answer(
     let now = UnixMs::FIRST.saturating_add_ms(answering.clock.now_unix_ms());
     let response = match answering.rls.should_rate_limit(&request, now) {
         Ok(response) => response,
+        Err(refusal @ Refusal::NoRoom) => {
+            let answer = (StatusCode::SERVICE_UNAVAILABLE, format!("{refusal}\n"));
+            return answer.into_response();
+        }
         Err(refusal) => return refused(refusal.to_string()),
     };
     spans::limited(&mut span, &request.domain, &response);

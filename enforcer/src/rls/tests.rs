@@ -32,7 +32,7 @@ fn file(text: &str) -> RuleFile {
 }
 
 fn service(rules: &str, options: Options) -> Rls {
-    let counters = Arc::new(Counters::new(ReplicaId(1)));
+    let counters = Arc::new(Counters::new(ReplicaId(1), usize::MAX));
     let rls = Rls::new(counters, options).unwrap();
     rls.swap(load(&[file(rules)], OneDomain::Refused).unwrap().rules);
     rls

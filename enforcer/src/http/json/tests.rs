@@ -15,7 +15,7 @@ async fn requests_are_answered_with_the_status_of_their_code() {
     let rules = load(&[RuleFile { path, text }], OneDomain::Refused)
         .unwrap()
         .rules;
-    let counters = Arc::new(Counters::new(ReplicaId(1)));
+    let counters = Arc::new(Counters::new(ReplicaId(1), usize::MAX));
     let rls = Arc::new(Rls::new(counters, Options::default()).unwrap());
     rls.swap(rules);
     let readiness = Readiness::new();
