@@ -100,6 +100,10 @@ pub struct AuthorizeConfig {
     pub provider: Option<String>,
     /// The header with the route.
     pub route: Option<String>,
+    /// Where no header names a model: up to so many bytes of the sub-request's body are read for the top-level
+    /// `model` of its JSON, 0 for none. The gateway must send the body, whole: Envoy's `with_request_body`, Traefik's
+    /// `forwardBody`, APISIX's `request_method = "POST"`. A longer one, or one with two models, names none.
+    pub body_bytes_max: u32,
     /// Where method, host and path of the original request are read, and the client's address; nowhere
     /// else. Clients can write all of these headers, so choose what your gateway overwrites.
     pub original: OriginalRequest,
@@ -235,7 +239,14 @@ impl EnforcerConfig {
                 3_600_000,
             ),
         ];
-        for (key, value, least, greatest) in bounds {
+        let body = self.authorize.body_bytes_max;
+        let body = (
+            "enforcer.authorize.body_bytes_max",
+            body,
+            0,
+            16 * 1_024 * 1_024,
+        );
+        for (key, value, least, greatest) in bounds.into_iter().chain([body]) {
             if !(least..=greatest).contains(&value) {
                 let problem = format!("{value} is out of range; use {least} to {greatest}");
                 return Err(BadSetting { key, problem });

@@ -12,6 +12,7 @@ mod decisions;
 mod denials;
 pub(crate) mod headers;
 pub(crate) mod json;
+pub(crate) mod model;
 pub(crate) mod problem;
 mod text;
 
@@ -29,7 +30,7 @@ use bytes::Bytes;
 use domain::time::UnixMs;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{Either, Full};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use service::Clock;
 use tower::ServiceExt as _;
 
@@ -123,8 +124,17 @@ impl hyper::service::Service<Request<Incoming>> for Http {
             });
         }
         if let Some(below) = authorize::below(path) {
-            let answer = authorize::serve(&self.shared, &request, below).map(Either::Left);
-            return Box::pin(std::future::ready(Ok(answer)));
+            if self.shared.identity.needs_body(request.headers()) && !request.body().is_end_stream()
+            {
+                let shared = self.shared.clone();
+                return Box::pin(async move {
+                    let answer = authorize::serve_with_body(&shared, request).await;
+                    Ok(answer.map(Either::Left))
+                });
+            }
+            let (method, headers) = (request.method(), request.headers());
+            let answer = authorize::serve(&self.shared, method, headers, below, None);
+            return Box::pin(std::future::ready(Ok(answer.map(Either::Left))));
         }
         let router = self.router.clone();
         Box::pin(async move { Ok(routed(router, request.map(Body::new), BODY_WITHIN).await) })

@@ -2,7 +2,8 @@
 //!
 //! Invariant: who asks is said by the route's `context_extensions` (`app`, `tenant`, `user`, `session`,
 //! `model`, `provider`, `route`), which only Envoy's configuration can write, else by the headers that
-//! the settings name, and by nothing else. Deliberately absent: the body, which is never read.
+//! the settings name, and by nothing else. A body is read for a model only, and
+//! only where the settings say so.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -24,7 +25,7 @@ use super::wire::{
 use crate::engine::{Answer, Ask};
 use crate::http::answer::{RefusalView, decimal, sentence};
 use crate::http::authorize::{path_of, without_port};
-use crate::http::{headers, problem};
+use crate::http::{headers, model, problem};
 use crate::observe::spans;
 
 pub(super) const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
@@ -92,13 +93,18 @@ fn decide(
     };
     let given = Some(http.method.as_str()).filter(|method| !method.is_empty());
     let identity = &services.identity;
+    let model = who("model", &identity.model);
+    let asked = match model {
+        None => model_of_body(http, identity.body_bytes_max),
+        Some(_) => None,
+    };
     let ask = Ask {
         request: Asking {
             tenant: who("tenant", &identity.tenant),
             app: who("app", &identity.app),
             user: who("user", &identity.user),
             session: who("session", &identity.session),
-            model: who("model", &identity.model),
+            model: model.or(asked.as_deref()),
             provider: who("provider", &identity.provider),
             route: who("route", &identity.route),
             method: given,
@@ -122,6 +128,14 @@ fn decide(
     };
     response.dynamic_metadata = Some(metadata(&answer));
     response
+}
+
+/// Returns the model that the body names, where it came whole and is no larger.
+fn model_of_body(http: &HttpRequest, max: usize) -> Option<String> {
+    let bodies = [&http.body, &http.raw_body].into_iter();
+    let mut sent = bodies.filter(|body| !body.is_empty());
+    let body = sent.next().filter(|body| body.len() <= max)?;
+    model::named(body)
 }
 
 fn address(peer: Option<&Peer>) -> Option<IpAddr> {

@@ -65,6 +65,7 @@ async fn serve() -> Server {
     let clock = SetClock::at(1_792_875_754_000);
     let authorize = AuthorizeConfig {
         app: Some("X-Tenant-Id".to_owned()),
+        body_bytes_max: 32,
         ..AuthorizeConfig::default()
     };
     let services = Arc::new(Services {
@@ -220,6 +221,7 @@ fn check_of(app: &str, model: Option<&str>, path: &str) -> CheckRequest {
         headers: headers.into_iter().collect(),
         path: path.to_owned(),
         host: "gw.example:443".to_owned(),
+        ..HttpRequest::default()
     };
     let address = SocketAddress {
         address: "10.1.2.3".to_owned(),
@@ -288,6 +290,22 @@ async fn envoy_asks_for_authorization() {
         0,
         "nothing is known"
     );
+    // A model that only the body names, as text or as bytes, whole and short enough.
+    let body = r#"{"model":"m"}"#.to_owned();
+    for (text, bytes, code) in [
+        (body.clone(), String::new(), 8),
+        (String::new(), body.clone(), 8),
+        (format!("{body}{}", " ".repeat(32)), String::new(), 0),
+    ] {
+        let mut request = check_of("a", None, path);
+        let attributes = request.attributes.as_mut().unwrap();
+        let http = attributes.request.as_mut().unwrap().http.as_mut().unwrap();
+        (http.body, http.raw_body) = (text.into(), bytes.into());
+        let asked = if code == 0 { "c" } else { "a" };
+        http.headers
+            .insert("x-tenant-id".to_owned(), asked.to_owned());
+        assert_eq!(ask(request).await.status.unwrap().code, code, "{body}");
+    }
     // A status that Envoy does not know is told as 429.
     let odd = ask(check_of("odd", None, "/"))
         .await

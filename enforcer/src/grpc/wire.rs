@@ -7,6 +7,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use bytes::Bytes;
+
 /// May this go, by these descriptors?
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct RateLimitRequest {
@@ -237,6 +239,12 @@ pub(crate) struct HttpRequest {
     pub(crate) path: String,
     #[prost(string, tag = "5")]
     pub(crate) host: String,
+    /// As text or as bytes, where the route sends it; a text is bytes here, since its letters are not
+    /// needed.
+    #[prost(bytes = "bytes", tag = "11")]
+    pub(crate) body: Bytes,
+    #[prost(bytes = "bytes", tag = "12")]
+    pub(crate) raw_body: Bytes,
 }
 
 /// The answer to a check.

@@ -3,7 +3,8 @@
 //! Invariant: 200 allows, the policy's status refuses, and nothing else is answered. Who asks is read
 //! from the headers that the settings name, and from no others; one that comes twice is none. The
 //! settings say, too, where method, host and path of the original request are: in the sub-request
-//! itself, or in one family of headers. Its body is never read. Deliberately absent: authentication; gateways set these headers, or strip them.
+//! itself, or in one family of headers. Its body is read for a model only, and only where the settings
+//! say so. Deliberately absent: authentication; gateways set these headers, or strip them.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -11,12 +12,13 @@ use std::net::IpAddr;
 use bytes::Bytes;
 use domain::decision::Outcome;
 use domain::request::{Headers, Request as Asking};
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
+use hyper::body::Incoming;
 
 use super::answer::{RefusalView, sentence};
 use super::problem::{MEDIA_TYPE, json};
-use super::{Shared, headers};
+use super::{Shared, headers, model};
 use crate::config::{AuthorizeConfig, OriginalRequest};
 use crate::engine::{Answer, Ask};
 use crate::observe::spans;
@@ -40,6 +42,8 @@ pub(crate) struct Identity {
     pub(crate) model: Option<HeaderName>,
     pub(crate) provider: Option<HeaderName>,
     pub(crate) route: Option<HeaderName>,
+    /// How many bytes of a body are read for a model that no header names; 0 for none.
+    pub(crate) body_bytes_max: usize,
 }
 
 impl Identity {
@@ -57,7 +61,14 @@ impl Identity {
             model: name(&config.model),
             provider: name(&config.provider),
             route: name(&config.route),
+            body_bytes_max: usize::try_from(config.body_bytes_max).unwrap_or(usize::MAX),
         }
+    }
+
+    /// Says whether the model is to be read from the body, as no header names one.
+    pub(crate) fn needs_body(&self, headers: &HeaderMap) -> bool {
+        let is_named = |name: &HeaderName| once(headers, name).is_some();
+        self.body_bytes_max > 0 && !self.model.as_ref().is_some_and(is_named)
     }
 }
 
@@ -93,13 +104,31 @@ fn once(headers: &HeaderMap, name: impl header::AsHeaderName) -> Option<&str> {
     filled(value)
 }
 
-/// Decides a sub-request; `below` is its path below ours.
-pub(super) fn serve<B>(
+/// Reads the body of a sub-request for its model, then decides.
+pub(super) async fn serve_with_body(
     shared: &Shared,
-    request: &Request<B>,
-    below: &str,
+    request: Request<Incoming>,
 ) -> Response<Full<Bytes>> {
-    let sent = request.headers();
+    let (parts, body) = request.into_parts();
+    let model = model::of_body(body, shared.identity.body_bytes_max).await;
+    let below = below(parts.uri.path()).unwrap_or_default();
+    serve(
+        shared,
+        &parts.method,
+        &parts.headers,
+        below,
+        model.as_deref(),
+    )
+}
+
+/// Decides a sub-request; `below` is its path below ours, `model` that of its body.
+pub(super) fn serve(
+    shared: &Shared,
+    sent_method: &Method,
+    sent: &HeaderMap,
+    below: &str,
+    model: Option<&str>,
+) -> Response<Full<Bytes>> {
     let mut span = spans::begin(&spans::AUTHORIZE, sent);
     let seen = Seen(sent);
     let who = |name: &Option<HeaderName>| name.as_ref().and_then(|name| once(sent, name));
@@ -124,10 +153,10 @@ pub(super) fn serve<B>(
             app: who(&identity.app),
             user: who(&identity.user),
             session: who(&identity.session),
-            model: who(&identity.model),
+            model: who(&identity.model).or(model),
             provider: who(&identity.provider),
             route: who(&identity.route),
-            method: Some(method.unwrap_or(request.method().as_str())),
+            method: Some(method.unwrap_or(sent_method.as_str())),
             host: host.map(without_port),
             path: Some(path.map_or(below, path_of)),
             source: client(sent, shared.original),

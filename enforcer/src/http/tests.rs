@@ -42,6 +42,10 @@ limits: [{ name: none, meter: requests, limit: 0, window: { calendar: day } }]
 name: networks
 match: { source_address: 10.0.0.0/8 }
 limits: [{ name: none, meter: requests, limit: 0, window: { calendar: day } }]
+---
+name: dear
+match: { model: dear }
+limits: [{ name: none, meter: requests, limit: 0, window: { calendar: day } }]
 "#;
 
 /// A server, and the request to stop it when the test ends.
@@ -62,22 +66,25 @@ fn serve() -> Server {
 }
 
 fn serve_from(original: OriginalRequest) -> Server {
+    serve_by(&AuthorizeConfig {
+        app: Some("X-Tenant-Id".to_owned()),
+        model: Some("x-model".to_owned()),
+        original,
+        ..AuthorizeConfig::default()
+    })
+}
+
+fn serve_by(authorize: &AuthorizeConfig) -> Server {
     let policies = read("test.yaml", POLICIES).unwrap_or_else(|errors| panic!("{errors:?}"));
     let engine = Arc::new(Engine::new(ReplicaId(7), 100));
     engine.swap(PoliciesInForce {
         set: compile(policies).unwrap(),
         ..PoliciesInForce::default()
     });
-    let authorize = AuthorizeConfig {
-        app: Some("X-Tenant-Id".to_owned()),
-        model: Some("x-model".to_owned()),
-        original,
-        ..AuthorizeConfig::default()
-    };
     let service = Http::new(
         engine.clone(),
         Arc::new(Stands),
-        &authorize,
+        authorize,
         XRatelimitReset::Seconds,
         Router::new(),
     );
@@ -645,5 +652,57 @@ async fn one_connection_carries_many_requests() {
         server.tasks.join().await,
         Ok(()),
         "an idle connection holds up nothing"
+    );
+}
+
+#[tokio::test]
+async fn a_model_is_read_from_a_body_where_no_header_names_it() {
+    let mut authorize = AuthorizeConfig {
+        app: Some("x-tenant-id".to_owned()),
+        model: Some("x-model".to_owned()),
+        ..AuthorizeConfig::default()
+    };
+    let body = br#"{"messages":[],"model":"dear"}"#;
+    let path = "/v1/authorize/v1/messages";
+    let deaf = serve_by(&authorize).send("POST", path, "", body).await;
+    assert_eq!(
+        deaf.status, 200,
+        "bodies are not read unless the settings say so"
+    );
+    authorize.body_bytes_max = 64;
+    let server = serve_by(&authorize);
+    let long = format!("{{\"model\":\"dear\",\"x\":\"{}\"}}", "x".repeat(64));
+    let longest = vec![b' '; 4 * 1_024 * 1_024];
+    for (what, headers, body, status) in [
+        ("named", "", &body[..], 429),
+        (
+            "a header stands above it",
+            "x-model: cheap\r\n",
+            &body[..],
+            200,
+        ),
+        (
+            "of two headers none counts",
+            "x-model: a\r\nx-model: b\r\n",
+            &body[..],
+            429,
+        ),
+        ("none", "", b"", 200),
+        ("cut", "", &body[..20], 200),
+        ("twice", "", br#"{"model":"dear","model":"x"}"#, 200),
+        ("too long", "", long.as_bytes(), 200),
+        ("far too long", "", &longest, 200),
+    ] {
+        // Each by somebody else, so that no other limit refuses it.
+        let headers = format!("x-tenant-id: {what}\r\n{headers}");
+        let got = server.send("POST", path, &headers, body).await;
+        // Of one that sends on and on, the connection ends.
+        let is_cut = body.len() == longest.len() && got.status == 0;
+        assert!(got.status == status || is_cut, "{what}: {}", got.status);
+    }
+    assert_eq!(
+        server.send("POST", path, "", body).await.status,
+        429,
+        "it goes on"
     );
 }
