@@ -102,7 +102,7 @@ pub struct IngestConfig {
     /// The most bytes of payload that one batch holds; three batches may be in memory at a time:
     /// filling, folding, committing.
     pub batch_bytes_max: u32,
-    /// How long a record waits at rest for others to share its transaction, in milliseconds.
+    /// How long a record waits for others to share its transaction, in milliseconds; after as long without any it goes at once.
     pub batch_age_ms: u32,
     /// How long postings wait at most until they are rolled up, in milliseconds; half a million that
     /// wait are rolled up at once. Reports count them from their commit on.

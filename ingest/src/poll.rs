@@ -100,6 +100,8 @@ pub(crate) struct Poller {
     batch: RawBatch,
     spares: Spares,
     batch_since: Option<Instant>,
+    /// When the last batch was handed over; none was yet.
+    handed_over: Option<Instant>,
     untold: HashMap<TopicPartition, HeadMark>,
     /// When waiting partitions were tried last.
     tried: HashMap<TopicPartition, Instant>,
@@ -170,6 +172,7 @@ impl Poller {
             batch: RawBatch::default(),
             spares: Spares::default(),
             batch_since: None,
+            handed_over: None,
             untold: HashMap::new(),
             tried: HashMap::new(),
             given_up_for: kafka.session_timeout() * GIVEN_UP_TIMEOUTS,
@@ -270,11 +273,12 @@ impl Poller {
         }
         let since = *self.batch_since.get_or_insert_with(Instant::now);
         let is_full = self.is_full();
-        if !is_full && since.elapsed() < self.bounds.batch_age() {
+        if !is_full && since.elapsed() < self.bounds.batch_age() && !self.is_at_rest() {
             return;
         }
         if self.take_wish(Duration::ZERO) || (is_full && self.hold_back()) {
             self.batch_since = None;
+            self.handed_over = Some(Instant::now());
             self.queues.end_turn();
             let mut batch = self.batch.replaced(&self.spares);
             observe::spans::polled(&mut batch, since.elapsed());
@@ -282,6 +286,13 @@ impl Poller {
             // what it did not fold is read again.
             self.feed.try_send(Feed::Batch(batch)).unwrap_or_default();
         }
+    }
+
+    /// Says whether no batch was handed over for as long as one may wait: then what came has company
+    /// only by chance, and goes at once. There are no more batches for it than one for each such time.
+    fn is_at_rest(&self) -> bool {
+        let age = self.bounds.batch_age();
+        self.handed_over.is_none_or(|at| at.elapsed() >= age)
     }
 
     /// Waits at most so long until the pipeline wishes for a batch; says whether it does.

@@ -4,16 +4,14 @@
 //! go to one partition, in order.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use parking_lot::{Condvar, Mutex};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::{ClientContext, DefaultClientContext};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::producer::{
-    BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer,
-};
+use rdkafka::producer::{BaseRecord, DeliveryResult, ProducerContext, ThreadedProducer};
 use tokio::runtime::Handle;
 
 use crate::config::KafkaConfig;
@@ -25,18 +23,59 @@ const PARTITIONS: i32 = 4;
 /// How long records may take to be acknowledged; then they count as lost and are sent again.
 const DELIVERY: Duration = Duration::from_secs(10);
 
-/// Counts what was not acknowledged.
-struct Failures(Arc<AtomicU64>);
+/// Follows what was sent until it is acknowledged, or given up.
+#[derive(Default)]
+struct Deliveries {
+    counts: Mutex<Counts>,
+    /// Told when nothing is under way any longer.
+    landed: Condvar,
+}
 
-impl ClientContext for Failures {}
+#[derive(Default)]
+struct Counts {
+    under_way: usize,
+    failed: usize,
+}
 
-impl ProducerContext for Failures {
+impl Deliveries {
+    fn sent(&self) {
+        let mut counts = self.counts.lock();
+        counts.under_way = counts.under_way.saturating_add(1);
+    }
+
+    fn landed(&self, is_acknowledged: bool) {
+        let mut counts = self.counts.lock();
+        counts.under_way = counts.under_way.saturating_sub(1);
+        let failed = usize::from(!is_acknowledged);
+        counts.failed = counts.failed.saturating_add(failed);
+        if counts.under_way == 0 {
+            self.landed.notify_all();
+        }
+    }
+
+    /// Waits until nothing is under way; returns how many records failed since the last time. `None`
+    /// where it takes longer than `patience`.
+    fn wait(&self, patience: Duration) -> Option<usize> {
+        let mut counts = self.counts.lock();
+        let is_under_way = |counts: &mut Counts| counts.under_way > 0;
+        let waited = self
+            .landed
+            .wait_while_for(&mut counts, is_under_way, patience);
+        let failed = std::mem::take(&mut counts.failed);
+        (!waited.timed_out()).then_some(failed)
+    }
+}
+
+/// The producer's context.
+struct Delivering(Arc<Deliveries>);
+
+impl ClientContext for Delivering {}
+
+impl ProducerContext for Delivering {
     type DeliveryOpaque = ();
 
     fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
-        if result.is_err() {
-            self.0.fetch_add(1, Ordering::AcqRel);
-        }
+        self.0.landed(result.is_ok());
     }
 }
 
@@ -45,8 +84,9 @@ pub(super) struct BalancesTopic {
     name: String,
     brokers: String,
     partitions: i32,
-    producer: ThreadedProducer<Failures>,
-    failures: Arc<AtomicU64>,
+    /// Its own thread tells at once what was acknowledged.
+    producer: ThreadedProducer<Delivering>,
+    deliveries: Arc<Deliveries>,
 }
 
 impl BalancesTopic {
@@ -65,18 +105,20 @@ impl BalancesTopic {
             }
             known => known?,
         };
-        let failures = Arc::new(AtomicU64::new(0));
+        let deliveries = Arc::new(Deliveries::default());
         let mut config = producer_config(kafka);
         config.set_log_level(RDKafkaLogLevel::Error);
+        // A round is sent whole and then waited for.
+        config.set("linger.ms", "0");
         let producer = config
-            .create_with_context(Failures(Arc::clone(&failures)))
+            .create_with_context(Delivering(Arc::clone(&deliveries)))
             .map_err(LogError::BadSettings)?;
         Ok(Self {
             name,
             brokers: kafka.brokers.clone(),
             partitions,
             producer,
-            failures,
+            deliveries,
         })
     }
 
@@ -104,7 +146,13 @@ impl BalancesTopic {
             record = record.partition(partition);
         }
         loop {
-            match self.producer.send(record) {
+            self.deliveries.sent();
+            let sent = self.producer.send(record);
+            if sent.is_err() {
+                // It never was under way, so it cannot fail there.
+                self.deliveries.landed(true);
+            }
+            match sent {
                 Ok(()) => return Ok(()),
                 Err((error, back))
                     if error.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull) =>
@@ -117,20 +165,18 @@ impl BalancesTopic {
         }
     }
 
-    /// Waits until all records are acknowledged.
+    /// Waits until all records are acknowledged, and no longer: rdkafka's own `flush` looks each 100 ms,
+    /// and the next batch's accounts would wait for that.
     ///
     /// # Errors
     ///
     /// [`LogError::Unreachable`] where one was not: send all since the last flush again.
     pub(super) fn flush(&self) -> Result<(), LogError> {
-        let flushed = self.producer.flush(DELIVERY.saturating_mul(2));
-        let lost = self.failures.swap(0, Ordering::AcqRel);
-        flushed.map_err(|error| self.away(error))?;
-        if lost > 0 {
-            let code = RDKafkaErrorCode::MessageTimedOut;
-            return Err(self.away(KafkaError::MessageProduction(code)));
+        let timed_out = KafkaError::MessageProduction(RDKafkaErrorCode::MessageTimedOut);
+        match self.deliveries.wait(DELIVERY.saturating_mul(2)) {
+            Some(0) => Ok(()),
+            Some(_) | None => Err(self.away(timed_out)),
         }
-        Ok(())
     }
 
     fn away(&self, source: KafkaError) -> LogError {
