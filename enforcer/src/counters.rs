@@ -378,6 +378,8 @@ impl Counters {
                     if held.counter.others().is_some() {
                         held.counter.prune(&limit, now);
                     }
+                    // Kept for denials in a row; for good it would be memory without a bound.
+                    held.denied = None;
                     !held.counter.is_idle(&limit, now)
                 })
             });
@@ -413,15 +415,25 @@ impl Counters {
         self.room.refused()
     }
 
-    /// Says, once there is room again, whether something was told meanwhile that found none, so that
-    /// all of it should be read again.
-    pub(crate) fn take_missed(&self) -> bool {
-        self.room.take_missed()
+    /// Says whether a counter that is not there may lack for want of room.
+    pub(crate) fn is_incomplete(&self) -> bool {
+        self.room.is_incomplete()
     }
 
-    /// Says whether a counter lacks that there is no room for: nobody knows what it would hold.
+    /// Returns how many were told so far that found no room, once there is room again and they were not
+    /// all read again.
+    pub(crate) fn missed(&self) -> Option<u64> {
+        self.room.missed()
+    }
+
+    /// Notes that all was merged again which had been missed until then.
+    pub(crate) fn heal(&self, missed: u64) {
+        self.room.heal(missed);
+    }
+
+    /// Says whether a counter lacks that there is, or was, no room for: nobody knows what it would hold.
     pub(crate) fn lacks(&self, limit: LimitId, key: CounterKey) -> bool {
-        if !self.is_full() {
+        if !self.room.is_incomplete() {
             return false;
         }
         let hash = self.hash(limit, key);

@@ -299,7 +299,7 @@ impl Engine {
             let asks = ask::asked_and_charged(applies.limit, request, &ask.estimate);
             self.gather(&mut gathered, force, &applies, asks, now);
         }
-        if self.counters.is_full() {
+        if self.counters.is_incomplete() {
             self.do_without(&mut gathered, force);
         }
         let mut verdicts = Verdicts::new();

@@ -237,7 +237,10 @@ impl Rls {
                 continue;
             };
             if self.counters.lacks(counted.id, counted.key) {
-                result = Err(Refusal::NoRoom);
+                // What must never refuse does not begin to for want of room.
+                if !self.is_shadow(line) {
+                    result = Err(Refusal::NoRoom);
+                }
                 continue;
             }
             if line.hits > u64::from(u32::MAX) {
@@ -264,6 +267,12 @@ impl Rls {
         result
     }
 
+    /// Says whether a line never refuses.
+    fn is_shadow(&self, line: &Line<'_>) -> bool {
+        let of_limit = line.met.as_ref().and_then(|met| met.limit);
+        self.options.is_all_shadow || of_limit.is_some_and(|limit| limit.is_shadow)
+    }
+
     /// Counts all descriptors where the request may go, and none where it may not, as one step.
     fn count_all_or_none(
         &self,
@@ -280,6 +289,10 @@ impl Rls {
                 continue;
             };
             if self.counters.lacks(own.id, own.key) {
+                if self.is_shadow(line) {
+                    places.push(None);
+                    continue;
+                }
                 return Err(Refusal::NoRoom);
             }
             let same = |known: &Counted<'_>| known.id == own.id && known.key == own.key;

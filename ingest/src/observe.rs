@@ -223,10 +223,14 @@ pub(crate) fn log_away(error: &LogError) {
     tracing::debug!(error.text = %error, "the log could not be looked at");
 }
 
-/// Tells that what comes before a run failed for a moment; it is tried again.
-pub(crate) fn start_tried_again(error: &IngestError) {
+/// Tells that what comes before a run failed for a moment, and is tried again; aloud the first time only.
+pub(crate) fn start_tried_again(error: &IngestError, is_told: bool) {
     counter!("tollbook_ingest_starts_tried_again_total").increment(1);
-    tracing::warn!(error.text = %error, "the start failed for now; it is tried again");
+    if is_told {
+        tracing::debug!(error.text = %error, "the start failed again");
+    } else {
+        tracing::warn!(error.text = %error, "the start failed for now; it is tried again");
+    }
 }
 
 /// Tells that accounts were sent to the feed.

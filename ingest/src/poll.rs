@@ -363,9 +363,7 @@ impl Poller {
                 self.assignments.take_back(self.given_up_for);
                 self.open_waiting();
             }
-            if self.batch.records() == 0 {
-                self.spares.free_unused();
-            }
+            self.spares.free_unused();
             self.tell_heads(CommitMode::Async);
             observe::assigned(self.assignments.count(), self.assignments.open().len());
         }

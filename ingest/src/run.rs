@@ -106,23 +106,25 @@ pub async fn run(
     validate_all(&settings.ingest.sources)?;
     let database = Database::open(&settings.database_url, Role::Ingest).await?;
     let mut patience = Patience::Start(START_PATIENCE);
-    let applied = patiently(patience, shutdown, async || {
+    let applied = patiently(patience, shutdown, readiness, async || {
         if settings.apply_at_start {
             apply(settings, &database).await?;
         }
         Ok(())
     });
     if applied.await?.is_none() {
+        database.close().await;
         return Ok(Summary::default());
     }
     loop {
-        let prepared = patiently(patience, shutdown, async || {
+        let prepared = patiently(patience, shutdown, readiness, async || {
             let run = Run::prepare(settings, &database, mode, readiness).await?;
             let process = Uuid::now_v7();
             let writer = Writer::connect(&database, process).await?;
             Ok((run, process, writer))
         });
         let Some((run, process, writer)) = prepared.await? else {
+            database.close().await;
             return Ok(Summary::default());
         };
         if let Some(summary) = run.run(shutdown, process, writer).await? {

@@ -9,7 +9,7 @@ use crate::decision::{Asked, Verdict};
 use crate::ids::Version;
 use crate::limit::{Algorithm, LimitSpec};
 use crate::policy::CounterKey;
-use crate::policy::model::{CountedFrom, Limit, LimitId, MissingKey, Policy};
+use crate::policy::model::{CountedFrom, Limit, LimitId, MissingKey, Policy, Verdict as Otherwise};
 use crate::request::Field;
 use crate::time::UnixMs;
 use crate::window::{Span, WindowSpec};
@@ -58,6 +58,8 @@ pub enum Reason {
     MissingKey(String),
     /// The numbers were older than the policy tolerates.
     Unavailable,
+    /// There was no room for a counter of the key.
+    NoRoom,
 }
 
 impl Denial {
@@ -162,6 +164,7 @@ pub fn is_refused_by(policy: &Policy, limit: &Limit, denial: &Denial) -> bool {
             is_key && limit.missing_key == MissingKey::Deny
         }
         Reason::Unavailable => policy.refuses_unknown(limit, denial.as_of, denial.at),
+        Reason::NoRoom => policy.on_unavailable.verdict == Otherwise::Deny,
     }
 }
 

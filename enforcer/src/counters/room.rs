@@ -4,7 +4,7 @@
 //! room, until old ones are forgotten. Deliberately absent: what is decided without a counter, which
 //! the policy says.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// The room for counters.
 #[derive(Debug)]
@@ -13,8 +13,10 @@ pub(super) struct Room {
     count: AtomicUsize,
     /// How many found none.
     refused: AtomicU64,
-    /// Whether one of them was told by others, who will not tell it again.
-    has_missed: AtomicBool,
+    /// How many of them were told by others, who will not tell it again.
+    missed: AtomicU64,
+    /// How many of those were read again since.
+    healed: AtomicU64,
 }
 
 impl Room {
@@ -23,7 +25,8 @@ impl Room {
             max,
             count: AtomicUsize::new(0),
             refused: AtomicU64::new(0),
-            has_missed: AtomicBool::new(false),
+            missed: AtomicU64::new(0),
+            healed: AtomicU64::new(0),
         }
     }
 
@@ -34,9 +37,6 @@ impl Room {
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| {
                 (count < self.max).then(|| count.saturating_add(1))
             });
-        if taken.is_err() {
-            self.refuse();
-        }
         taken.is_ok()
     }
 
@@ -52,12 +52,28 @@ impl Room {
 
     /// Notes that one found none of which others told.
     pub(super) fn miss(&self) {
-        self.has_missed.store(true, Ordering::Relaxed);
+        self.refuse();
+        self.missed.fetch_add(1, Ordering::Release);
     }
 
-    /// Says, once there is room again, whether some were missed meanwhile.
-    pub(super) fn take_missed(&self) -> bool {
-        !self.is_full() && self.has_missed.swap(false, Ordering::Relaxed)
+    /// Returns how many were missed so far, once there is room again and not all were read again.
+    pub(super) fn missed(&self) -> Option<u64> {
+        (!self.is_full() && self.has_missed()).then(|| self.missed.load(Ordering::Acquire))
+    }
+
+    /// Notes that all was read again which was missed until then.
+    pub(super) fn heal(&self, missed: u64) {
+        self.healed.fetch_max(missed, Ordering::Release);
+    }
+
+    /// Says whether a counter that is not there may be one that found no room: then nobody knows what it
+    /// would hold.
+    pub(super) fn is_incomplete(&self) -> bool {
+        self.is_full() || self.has_missed()
+    }
+
+    fn has_missed(&self) -> bool {
+        self.healed.load(Ordering::Acquire) < self.missed.load(Ordering::Acquire)
     }
 
     pub(super) fn is_full(&self) -> bool {

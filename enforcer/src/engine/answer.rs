@@ -54,6 +54,8 @@ pub enum Reason {
     MissingKey(String),
     /// The numbers are older than the policy tolerates.
     Unavailable,
+    /// There is no room for a counter of the key, so nobody knows its use.
+    NoRoom,
     /// It was used already.
     Reported,
 }
@@ -68,6 +70,7 @@ impl Reason {
             Self::Over => "over",
             Self::MissingKey(_) => "missing_key",
             Self::Unavailable => "unavailable",
+            Self::NoRoom => "no_room",
             Self::Reported => "reported",
         }
     }

@@ -21,7 +21,7 @@ impl Engine {
                 && self.counters.lacks(id, key)
                 && policy.on_unavailable.verdict == Otherwise::Deny
             {
-                gathered.refuse(limit, index, || Reason::Unavailable);
+                gathered.refuse(limit, index, || Reason::NoRoom);
             }
         }
     }

@@ -37,6 +37,8 @@ pub(super) struct PostgresFeed {
     known: Vec<PartRef>,
     /// The change of limits that everything was read for.
     limits_seen: u64,
+    /// How many counters had found no room when all was read that was told last.
+    healed: Option<u64>,
     due: Instant,
 }
 
@@ -47,6 +49,7 @@ impl PostgresFeed {
             postgres: Arc::clone(postgres),
             known: Vec::new(),
             limits_seen: 0,
+            healed: None,
             due: Instant::now(),
         }
     }
@@ -69,7 +72,8 @@ impl PostgresFeed {
 
     async fn read(&mut self, told: &mut Vec<Told>) -> Option<()> {
         let changes = self.shared.changes_of_limits();
-        if changes != self.limits_seen || self.shared.engine.counters().take_missed() {
+        let missed = self.shared.engine.counters().missed();
+        if changes != self.limits_seen || missed.is_some() {
             // Limits came in force of which everything was skipped so far, or there was no room for all.
             self.known.clear();
         }
@@ -97,6 +101,7 @@ impl PostgresFeed {
         told.extend(accounts.accounts.into_iter().map(told_by_account));
         told.push(Told::Snapshot(beginning, chains, at));
         told.push(Told::Read(changes));
+        self.healed = missed;
         self.shared.engine.sources().note(Source::Postgres, asked);
         Some(())
     }
@@ -104,6 +109,10 @@ impl PostgresFeed {
 
 impl BalanceFeed for PostgresFeed {
     async fn next(&mut self, told: &mut Vec<Told>) {
+        // What was told last is merged by now.
+        if let Some(missed) = self.healed.take() {
+            self.shared.engine.counters().heal(missed);
+        }
         self.wait().await;
         if self.read(told).await.is_some() {
             self.due = Instant::now() + INTERVAL;

@@ -182,6 +182,7 @@ impl<'a> AnswerView<'a> {
                 | Reason::Within
                 | Reason::Over
                 | Reason::Unavailable
+                | Reason::NoRoom
                 | Reason::Reported => None,
             },
             used: number(|verdict| verdict.used),
@@ -261,6 +262,7 @@ pub(crate) fn sentence(answer: &Answer) -> String {
     ) {
         (Reason::MissingKey(key), _) => format!("{name} refuses requests without {key}"),
         (Reason::Unavailable, _) => format!("{name} refuses while its numbers are too old"),
+        (Reason::NoRoom, _) => format!("{name} refuses while there is no room for new counters"),
         (_, Some(verdict)) => {
             let meter = limit.spec.meter();
             let [used, of] = [verdict.used, verdict.limit].map(|units| decimal(meter, units));

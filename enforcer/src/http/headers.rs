@@ -67,7 +67,7 @@ pub(crate) fn of(answer: &Answer, reset: XRatelimitReset) -> Written {
         }
         // OpenAI's clients try again at every 429 unless they are told not to. Numbers that are away
         // for now come back.
-        let is_away = answer.reason == Reason::Unavailable;
+        let is_away = matches!(answer.reason, Reason::Unavailable | Reason::NoRoom);
         let is_spent = bound.spec.meter() == MeterSelector::Cost || retry.is_none();
         if has_openai(policy) && is_spent && !is_away {
             written.push((Cow::Borrowed("x-should-retry"), "false".to_owned()));

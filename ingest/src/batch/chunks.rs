@@ -1,6 +1,6 @@
 //! The bytes of a batch, in pieces of memory that go from one batch to the next.
 //!
-//! Invariant: there are at most [`SPARES_MAX`] spare pieces, and a process at rest has none. Deliberately
+//! Invariant: there are at most [`SPARES_MAX`] spare pieces, and none where batches need none. Deliberately
 //! absent: what the bytes mean.
 
 use std::sync::Arc;

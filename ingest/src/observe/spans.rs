@@ -28,6 +28,9 @@ use crate::batch::{RawBatch, Slice};
 /// So many records of a batch are looked at for the traces that they are part of.
 const LINKED_MAX: usize = 16;
 
+/// The longest `traceparent` that is kept, in bytes; one of version 00 has 55.
+const TRACEPARENT_MAX: usize = 128;
+
 /// What a batch is traced by; nothing where it is not.
 #[derive(Debug, Default)]
 pub(crate) struct BatchSpan {
@@ -54,6 +57,7 @@ impl BatchSpan {
                     .any(|name| header.key.eq_ignore_ascii_case(name))
             });
             let value = named.next().and_then(|header| header.value);
+            let value = value.filter(|value| value.len() <= TRACEPARENT_MAX);
             let text = value.and_then(|value| std::str::from_utf8(value).ok());
             self.links.extend(text.map(str::to_owned));
         }

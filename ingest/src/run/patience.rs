@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use service::Shutdown;
+use service::health::Readiness;
 use tokio::time::{Instant, sleep};
 
 use crate::error::IngestError;
@@ -37,8 +38,8 @@ impl Patience {
     }
 }
 
-/// Does something until it succeeds, fails for good or outlasts the patience; `None` where the
-/// shutdown came first.
+/// Does something until it succeeds, fails for good or outlasts the patience, unready meanwhile; `None`
+/// where the shutdown came first.
 ///
 /// # Errors
 ///
@@ -46,16 +47,22 @@ impl Patience {
 pub(super) async fn patiently<T>(
     patience: Patience,
     shutdown: &Shutdown,
+    readiness: &Readiness,
     mut attempt: impl AsyncFnMut() -> Result<T, IngestError>,
 ) -> Result<Option<T>, IngestError> {
     let since = Instant::now();
+    let mut is_told = false;
     loop {
         let tried = tokio::select! {
             tried = attempt() => tried,
             () = shutdown.requested() => return Ok(None),
         };
         match tried {
-            Err(error) if patience.is_worth_it(&error, since) => observe::start_tried_again(&error),
+            Err(error) if patience.is_worth_it(&error, since) => {
+                readiness.not_ready(&error.to_string());
+                observe::start_tried_again(&error, is_told);
+                is_told = true;
+            }
             tried => return tried.map(Some),
         }
         tokio::select! {

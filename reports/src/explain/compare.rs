@@ -16,6 +16,9 @@ use store::explain::AccountSlot;
 use super::Explanation;
 use super::ledger::Ledger;
 
+/// For how long after it counted last a slot of an account is kept, in ms.
+const KEPT_MS: i64 = 3_600_000;
+
 /// Something that was compared, or could not be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Finding {
@@ -92,6 +95,12 @@ fn verdict(explanation: &Explanation<'_>) -> Finding {
                 }
                 (Reason::Unavailable, false) => {
                     "the policy tolerates numbers of that age, so on_unavailable refuses nothing"
+                }
+                (Reason::NoRoom, true) => {
+                    "there was no room for a counter of this key, so on_unavailable refused"
+                }
+                (Reason::NoRoom, false) => {
+                    "the policy allows where nothing is known, so on_unavailable refuses nothing"
                 }
                 _ => "worked out again from what the counter held, the verdict is the same",
             };
@@ -239,6 +248,14 @@ fn accounts(explanation: &Explanation<'_>, ledger: &Ledger) -> Option<Finding> {
 /// Compares the accounts that did not change since with what the decision knew of them.
 fn unchanged(explanation: &Explanation<'_>) -> Option<Finding> {
     let grounds = explanation.denial.grounds.as_ref()?;
+    // A sliding window's slots are deleted one by one, from an hour after each counted last.
+    let is_sliding = matches!(
+        explanation.limit.spec.algorithm(),
+        Algorithm::Window(WindowSpec::Sliding(_))
+    );
+    if is_sliding && explanation.behind.at >= explanation.denial.at.saturating_add_ms(KEPT_MS) {
+        return None;
+    }
     let mut same = 0_usize;
     for origin in &grounds.origins {
         let of_origin = explanation.behind.accounts.iter();

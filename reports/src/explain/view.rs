@@ -149,6 +149,7 @@ fn reason(denial: &Denial) -> String {
         Reason::Over => "over the limit".to_owned(),
         Reason::MissingKey(key) => format!("lacks the key {key}"),
         Reason::Unavailable => "numbers too old".to_owned(),
+        Reason::NoRoom => "no room for a counter".to_owned(),
     }
 }
 

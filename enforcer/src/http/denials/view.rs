@@ -220,6 +220,7 @@ impl DenialView {
         match (self.reason.as_str(), &self.missing_key) {
             ("over", _) => Ok(Why::Over),
             ("unavailable", _) => Ok(Why::Unavailable),
+            ("no_room", _) => Ok(Why::NoRoom),
             ("missing_key", Some(key)) => Ok(Why::MissingKey(key.clone())),
             (other, _) => Err(unreadable("reason", other, "refuses nothing")),
         }
@@ -255,7 +256,12 @@ impl Reason {
     fn missing_key(&self) -> Option<&str> {
         match self {
             Self::MissingKey(name) => Some(name),
-            Self::NoLimit | Self::Within | Self::Over | Self::Unavailable | Self::Reported => None,
+            Self::NoLimit
+            | Self::Within
+            | Self::Over
+            | Self::Unavailable
+            | Self::NoRoom
+            | Self::Reported => None,
         }
     }
 }
