@@ -158,7 +158,7 @@ impl RawBatch {
         if let Payload::Oversized(oversized) = &record.payload {
             self.bytes += oversized.kept.len();
         }
-        self.span.link(self.records, message);
+        self.span.link(message);
         self.records += 1;
         if assignment.reads_headers {
             let headers = Headers::of(message);

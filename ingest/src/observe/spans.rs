@@ -25,7 +25,7 @@ use store::rollup::{RollUpError, RolledUp};
 
 use crate::batch::{RawBatch, Slice};
 
-/// So many records of a batch are looked at for the traces that they are part of.
+/// So many traces that a batch's records are part of are kept: the first.
 const LINKED_MAX: usize = 16;
 
 /// The longest `traceparent` that is kept, in bytes; one of version 00 has 55.
@@ -43,10 +43,10 @@ pub(crate) struct BatchSpan {
 pub(crate) struct Began(Option<SystemTime>);
 
 impl BatchSpan {
-    /// Notes the trace that a record is part of; `taken` are in the batch already.
+    /// Notes the trace that a record is part of.
     #[inline]
-    pub(crate) fn link(&mut self, taken: usize, message: &impl Message) {
-        if taken < LINKED_MAX && spans::is_on() {
+    pub(crate) fn link(&mut self, message: &impl Message) {
+        if spans::is_on() && self.links.len() < LINKED_MAX {
             let headers = message
                 .headers()
                 .into_iter()
