@@ -141,7 +141,7 @@ fn made_up_keys_find_no_room_and_harm_nobody() {
     );
     let count = asker.metric("tollbook_enforcer_counters_count ");
     assert!(count <= ROOM as u64, "{count} counters");
-    let refused = ("deny".to_owned(), "unavailable".to_owned());
+    let refused = ("deny".to_owned(), "no_room".to_owned());
     assert!(outcomes[&refused] > 14_000, "{outcomes:?}");
     // Whoever is known is decided by what was counted.
     for route in ["closed", "open"] {
