@@ -8,6 +8,7 @@
 
 mod locked;
 mod room;
+mod table;
 
 use std::hash::BuildHasher as _;
 use std::sync::Arc;
@@ -22,11 +23,12 @@ use domain::policy::model::LimitId;
 use domain::time::UnixMs;
 use domain::units::Units;
 use foldhash::fast::RandomState;
-use hashbrown::HashTable;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::MutexGuard;
 use smallvec::SmallVec;
 
+use self::locked::Locked;
 use self::room::Room;
+use self::table::{Held, Shard, Table};
 
 /// Shards: so many that threads seldom meet, so few that their locks stay in the cache.
 const SHARDS: usize = 512;
@@ -74,63 +76,6 @@ pub struct Counters {
     next: AtomicUsize,
 }
 
-/// A shard on a cache line of its own, so that threads in neighbours do not disturb each other.
-#[derive(Debug, Default)]
-#[repr(align(64))]
-struct Shard(Mutex<Table>);
-
-/// The counters of a shard.
-#[derive(Debug, Default)]
-struct Table {
-    held: HashTable<Held>,
-    /// Those with own use that was not sent yet, each once.
-    changed: Vec<(LimitId, CounterKey)>,
-}
-
-/// One counter in its place.
-#[derive(Debug)]
-struct Held {
-    limit: LimitId,
-    key: CounterKey,
-    /// Whether it stands among the changed ones.
-    is_changed: bool,
-    counter: Counter,
-    /// What the last denial stood on, and when; nothing once that is no longer true.
-    denied: Option<Box<Denied>>,
-}
-
-/// What a denial stood on. Many denials follow each other while a counter stays as it is, and taking its
-/// grounds takes long where many count.
-#[derive(Debug)]
-struct Denied {
-    taken: Moment,
-    grounds: Arc<Grounds>,
-}
-
-impl Held {
-    fn is(&self, limit: LimitId, key: CounterKey) -> bool {
-        self.key == key && self.limit == limit
-    }
-}
-
-/// Where the counter of one limit of a decision lies.
-#[derive(Debug, Clone, Copy)]
-struct Place {
-    hash: u64,
-    /// Which of the locked shards.
-    table: usize,
-    /// Its bucket there; absent where there is no such counter yet.
-    bucket: Option<usize>,
-}
-
-/// The locks of one decision, and where its counters lie under them.
-#[derive(Debug)]
-struct Locked<'c> {
-    counters: &'c Counters,
-    tables: SmallVec<[MutexGuard<'c, Table>; INLINE]>,
-    places: SmallVec<[Place; INLINE]>,
-}
-
 impl Counters {
     /// Begins with no counters; `replica` is who counts here. There will be at most `max`.
     pub fn new(replica: ReplicaId, max: usize) -> Self {
@@ -176,7 +121,7 @@ impl Counters {
         verdicts: &mut Verdicts,
         note: impl FnOnce(&mut Locked<'_>, &Decision),
     ) -> Decision {
-        let mut locked = self.lock(counted);
+        let mut locked = Locked::new(self, counted);
         let decision = locked.check(counted, None, verdicts);
         match decision.outcome {
             Outcome::Deny => {
@@ -206,7 +151,7 @@ impl Counters {
         verdicts: &mut Verdicts,
         admits: impl FnOnce(&[Verdict]) -> bool,
     ) -> bool {
-        let mut locked = self.lock(counted);
+        let mut locked = Locked::new(self, counted);
         locked.check(counted, None, verdicts);
         let is_admitted = admits(verdicts);
         if is_admitted {
@@ -217,7 +162,7 @@ impl Counters {
 
     /// Says what [`Counters::decide`] would, and charges nothing.
     pub fn evaluate(&self, counted: &[Counted<'_>], verdicts: &mut Verdicts) -> Decision {
-        self.lock(counted).check(counted, None, verdicts)
+        Locked::new(self, counted).check(counted, None, verdicts)
     }
 
     /// Says what [`Counters::evaluate`] does, and returns the counter of one of the limits, by its place,
@@ -228,7 +173,7 @@ impl Counters {
         place: usize,
         verdicts: &mut Verdicts,
     ) -> (Decision, Option<Consulted>) {
-        let mut locked = self.lock(counted);
+        let mut locked = Locked::new(self, counted);
         let decision = locked.check(counted, None, verdicts);
         (decision, locked.consulted(place, counted))
     }
@@ -236,7 +181,7 @@ impl Counters {
     /// Charges a report: all limits in full, whatever they say; then says what they say to an ask for
     /// nothing.
     pub fn report(&self, counted: &[Counted<'_>], verdicts: &mut Verdicts) -> Decision {
-        let mut locked = self.lock(counted);
+        let mut locked = Locked::new(self, counted);
         if locked.charge(counted) {
             locked.find(counted);
         }
@@ -444,37 +389,6 @@ impl Counters {
         lacks
     }
 
-    /// Locks the shards of all counters in index order, each once, and finds the counters.
-    fn lock(&self, counted: &[Counted<'_>]) -> Locked<'_> {
-        // What is locked is written where it is returned, as moving it costs as much as a look-up.
-        let mut locked = Locked {
-            counters: self,
-            tables: SmallVec::new(),
-            places: SmallVec::new(),
-        };
-        let mut shards: SmallVec<[usize; INLINE]> = SmallVec::new();
-        for counted in counted {
-            let hash = self.hash(counted.id, counted.key);
-            let table = self.shard_of(hash);
-            shards.push(table);
-            locked.places.push(Place {
-                hash,
-                table,
-                bucket: None,
-            });
-        }
-        shards.sort_unstable();
-        shards.dedup();
-        let known = shards.iter().filter_map(|shard| self.shards.get(*shard));
-        locked.tables.extend(known.map(|shard| shard.0.lock()));
-        for place in &mut locked.places {
-            let table = shards.iter().position(|shard| *shard == place.table);
-            place.table = table.unwrap_or_default();
-        }
-        locked.find(counted);
-        locked
-    }
-
     /// Both are the beginnings of hashes already; the seed keeps whoever chooses keys from choosing
     /// shards.
     fn hash(&self, limit: LimitId, key: CounterKey) -> u64 {
@@ -525,16 +439,6 @@ impl Counters {
         let rehash = |held: &Held| self.hash(held.limit, held.key);
         let inserted = table.held.insert_unique(hash, held, rehash);
         Some(inserted.bucket_index())
-    }
-}
-
-impl Held {
-    fn entry(&self, revision: Revision) -> Entry {
-        Entry {
-            limit: self.limit,
-            counter: self.key,
-            message: self.counter.message(revision),
-        }
     }
 }
 

@@ -4,6 +4,8 @@
 //! back-pressure, so that the group keeps us; it hands records over only under an open assignment. Deliberately absent:
 //! decoding, and any commit that counts; offsets committed to Kafka are for lag tools and audits.
 
+mod chores;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,9 +13,7 @@ use std::time::Duration;
 use domain::ids::Offset;
 use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
-use rdkafka::error::KafkaResult;
 use rdkafka::message::{BorrowedMessage, Message};
-use rdkafka::topic_partition_list::{Offset as RawOffset, TopicPartitionList};
 use service::Shutdown;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
@@ -25,7 +25,7 @@ use crate::config::{IngestConfig, KafkaConfig};
 use crate::group::{GroupContext, leave, pause};
 use crate::kafka::{LogError, TopicPartition, group_config};
 use crate::observe;
-use crate::opening::{Opened, Opener};
+use crate::opening::Opener;
 use crate::queues::Queues;
 
 /// How often the group's queue must seem empty after a partition's queue was split off: more events than
@@ -345,122 +345,6 @@ impl Poller {
     fn rewind(&self, message: &BorrowedMessage<'_>) {
         self.assignments
             .wait((Arc::from(message.topic()), message.partition()));
-    }
-
-    fn do_chores(&mut self) {
-        while let Ok(marks) = self.heads.try_recv() {
-            self.note_heads(marks);
-        }
-        if self.batch.records() == 0 && self.idle_at.elapsed() >= IDLE_INTERVAL {
-            self.idle_at = Instant::now();
-            self.advance_idle();
-        }
-        let since_chores = self.chores_at.elapsed();
-        if since_chores >= CHORES_INTERVAL {
-            self.chores_at = Instant::now();
-            // A process that was stopped for long first hears from the group what is still its own.
-            if since_chores < PAUSED_AFTER {
-                self.assignments.take_back(self.given_up_for);
-                self.open_waiting();
-            }
-            self.spares.free_unused();
-            self.tell_heads(CommitMode::Async);
-            observe::assigned(self.assignments.count(), self.assignments.open().len());
-        }
-    }
-
-    fn note_heads(&mut self, marks: Vec<HeadMark>) {
-        for mark in marks {
-            self.untold.insert(mark.place.clone(), mark);
-        }
-    }
-
-    /// Commits heads to the group: for lag tools, and so that `verify` finds a tampered ledger.
-    fn tell_heads(&mut self, mode: CommitMode) {
-        if self.untold.is_empty() {
-            return;
-        }
-        store::fault::point("commit::before_group_commit");
-        let mut list = TopicPartitionList::new();
-        for (place, mark) in self.untold.drain() {
-            // The successor of a partition that was taken away tells newer heads.
-            if !self.assignments.is_ours(&place) {
-                continue;
-            }
-            let mut element = list.add_partition(&mark.place.0, mark.place.1);
-            element.set_metadata(mark.metadata.as_str());
-            let set: KafkaResult<()> = element.set_offset(RawOffset::Offset(mark.position.0));
-            if let Err(error) = set {
-                observe::broker_trouble(&error, "offset to commit");
-            }
-        }
-        if let Err(error) = self.consumer.commit(&list, mode) {
-            observe::broker_trouble(&error, "group commit");
-        }
-    }
-
-    /// Tries partitions again that are ours but have no open assignment: those first that were tried
-    /// longest ago, for about a second in all.
-    fn open_waiting(&mut self) {
-        let mut waiting = self.assignments.waiting();
-        self.tried.retain(|place, _| waiting.contains(place));
-        waiting.sort_by_key(|place| self.tried.get(place).copied());
-        let deadline = Instant::now() + CHORES_INTERVAL;
-        for place in waiting {
-            if Instant::now() >= deadline {
-                break;
-            }
-            self.tried.insert(place.clone(), Instant::now());
-            if let Opened::Ready(assignment) = self.opener.open(&place, Instant::now()) {
-                self.read_from_start(assignment);
-            }
-        }
-    }
-
-    /// Reads an assignment's partition from its start, wherever the consumer stood before.
-    fn read_from_start(&self, assignment: Arc<Assignment>) {
-        let (topic, partition) = &assignment.place;
-        let mut list = TopicPartitionList::new();
-        let start = RawOffset::Offset(assignment.start.0);
-        let reassigned = list
-            .add_partition_offset(topic, *partition, start)
-            .and_then(|()| self.consumer.incremental_unassign(&list))
-            .and_then(|()| self.consumer.incremental_assign(&list))
-            .and_then(|()| self.consumer.resume(&list));
-        match reassigned {
-            Ok(()) => self.assignments.open_with(assignment),
-            Err(error) => observe::broker_trouble(&error, "assigning a partition again"),
-        }
-    }
-
-    /// Moves positions over transaction markers at the end of partitions at rest.
-    fn advance_idle(&mut self) {
-        let Ok(positions) = self.consumer.position() else {
-            return;
-        };
-        let mut idle = Vec::new();
-        for element in positions.elements() {
-            let RawOffset::Offset(at) = element.offset() else {
-                continue;
-            };
-            let Some(assignment) = self
-                .assignments
-                .open_at(element.topic(), element.partition())
-            else {
-                continue;
-            };
-            let folded = assignment.folded_to();
-            if assignment.next_read() <= folded && at > folded.0 {
-                idle.push((assignment, Offset(at)));
-            }
-        }
-        if !idle.is_empty() {
-            // One at a time, beside which there is room for a batch; a pipeline that is busy is told
-            // again later.
-            if self.feed.capacity() == self.feed.max_capacity() {
-                self.feed.try_send(Feed::Idle(idle)).unwrap_or_default();
-            }
-        }
     }
 
     fn drain(mut self) {

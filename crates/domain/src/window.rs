@@ -178,6 +178,21 @@ pub enum Period {
     Year(AnchorDate),
 }
 
+impl Period {
+    /// Returns the word for it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Minute => "minute",
+            Self::Hour => "hour",
+            Self::Day => "day",
+            Self::Week(_) => "week",
+            Self::Month(_) => "month",
+            Self::Year(_) => "year",
+        }
+    }
+}
+
 /// A calendar window: a period of a zone's calendar.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Calendar {

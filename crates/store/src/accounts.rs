@@ -11,6 +11,7 @@ mod replica;
 
 use domain::counting::AccountSum;
 use domain::hash::Hash128;
+use domain::meter::{METERS, PerMeter};
 use domain::policy::CounterKey;
 use domain::units::Units;
 use sqlx::PgConnection;
@@ -189,6 +190,15 @@ pub(crate) fn units_of(text: &str) -> Result<Units, StoreError> {
     let whole = text.split_once('.').map_or(text, |(whole, _zeros)| whole);
     let units = whole.parse().map(Units::new);
     units.map_err(|_| StoreError::Corrupt(format!("an account holds {text:?}, which no sum is")))
+}
+
+/// Reads a sum per meter, in the order of all meters, as Postgres writes a `numeric[]`.
+pub(crate) fn quantities_of(texts: &[String]) -> Result<PerMeter<i128>, StoreError> {
+    let mut quantities = [0; METERS];
+    for (quantity, text) in quantities.iter_mut().zip(texts) {
+        *quantity = units_of(text)?.get();
+    }
+    Ok(PerMeter::from_array(quantities))
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use chrono::{DateTime, Utc};
 use domain::account::{Origin, ReplicaId, Revision, SlotSum};
 use domain::ids::{ChainId, PartNumber, Version};
-use domain::meter::{METERS, PerMeter};
+use domain::meter::PerMeter;
 use domain::policy::CounterKey;
 use domain::series::Series;
 use domain::time::UnixMs;
@@ -18,7 +18,7 @@ use domain::units::Units;
 use domain::window::Span;
 use sqlx::{Postgres, Transaction};
 
-use crate::accounts::units_of;
+use crate::accounts::{quantities_of, units_of};
 use crate::connect::Database;
 use crate::cost::{instant, set_tenant};
 use crate::error::StoreError;
@@ -319,10 +319,6 @@ async fn ledger(
     .fetch_all(&mut **tx)
     .await?;
     let read = rows.into_iter().map(|row| {
-        let mut quantities = [0; METERS];
-        for (quantity, text) in quantities.iter_mut().zip(&row.quantities) {
-            *quantity = units_of(text)?.get();
-        }
         Ok(SeriesBehind {
             is_since: row.is_since,
             series: Series {
@@ -334,7 +330,7 @@ async fn ledger(
                 provider: row.provider,
                 model: row.model,
             },
-            quantities: PerMeter::from_array(quantities),
+            quantities: quantities_of(&row.quantities)?,
             amount: units_of(&row.amount)?.get(),
             unpriced: units_of(&row.unpriced)?.get(),
         })

@@ -1,70 +1,70 @@
 //! What a decision does while it holds the locks of its shards: find, check, charge.
 //!
-//! Invariant: nothing here takes a lock or lets one go. Deliberately absent: which locks, and in what
-//! order, which is the table's ([`super`]).
+//! Invariant: all locks are taken when it begins, in index order, and let go together at its end.
+//! Deliberately absent: what a shard holds ([`super::table`]).
 
 use std::sync::Arc;
 
-use domain::account::{Counter, Grounds, Origin};
-use domain::decision::{Asked, Decision, Verdict, Weighing};
-use domain::limit::{Algorithm, LimitSpec, Moment};
-use domain::policy::CounterKey;
-use domain::policy::model::LimitId;
+use domain::account::Counter;
+use domain::decision::{Asked, Decision, Weighing};
+use domain::limit::Algorithm;
 use domain::window::WindowSpec;
+use parking_lot::MutexGuard;
+use smallvec::SmallVec;
 
-use super::{Consulted, Counted, Denied, Held, Locked, Table, Verdicts};
+use super::table::Table;
+use super::{Consulted, Counted, Counters, INLINE, Verdicts};
 
-impl Table {
-    pub(super) fn find(&self, hash: u64, limit: LimitId, key: CounterKey) -> Option<usize> {
-        self.held
-            .find_bucket_index(hash, |held| held.is(limit, key))
-    }
-
-    /// Says what a limit says; of a counter that is not there, what a new one would.
-    pub(super) fn check(
-        &mut self,
-        bucket: Option<usize>,
-        counted: &Counted<'_>,
-        asked: Asked,
-        origin: Origin,
-    ) -> Verdict {
-        let held = bucket.and_then(|bucket| self.held.get_bucket_mut(bucket));
-        match held {
-            Some(held) => held.counter.check(counted.limit, counted.moment, asked),
-            None => Counter::new(counted.limit, origin).check(counted.limit, counted.moment, asked),
-        }
-    }
-
-    pub(super) fn charge(&mut self, bucket: usize, counted: &Counted<'_>) {
-        let units = counted.charge.or_zero();
-        if units.is_zero() {
-            return;
-        }
-        if let Some(held) = self.held.get_bucket_mut(bucket) {
-            held.counter.charge(counted.limit, counted.moment, units);
-            held.denied = None;
-            if !held.is_changed {
-                held.is_changed = true;
-                self.changed.push((held.limit, held.key));
-            }
-        }
-    }
+/// Where the counter of one limit of a decision lies.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    hash: u64,
+    /// Which of the locked shards.
+    table: usize,
+    /// Its bucket there; absent where there is no such counter yet.
+    bucket: Option<usize>,
 }
 
-impl Held {
-    /// Returns what a verdict stands on: what the last denial did, as long as that is true.
-    fn grounds(&mut self, limit: &LimitSpec, moment: Moment) -> Arc<Grounds> {
-        let known = self.denied.as_deref();
-        let known = known.filter(|denied| denied.grounds.hold(limit, denied.taken, moment));
-        if let Some(denied) = known {
-            return Arc::clone(&denied.grounds);
+/// The locks of one decision, and where its counters lie under them.
+#[derive(Debug)]
+pub(super) struct Locked<'c> {
+    counters: &'c Counters,
+    tables: SmallVec<[MutexGuard<'c, Table>; INLINE]>,
+    places: SmallVec<[Place; INLINE]>,
+}
+
+impl<'c> Locked<'c> {
+    /// Locks the shards of all counters in index order, each once, and finds the counters.
+    pub(super) fn new(counters: &'c Counters, counted: &[Counted<'_>]) -> Self {
+        // What is locked is written where it is returned, as moving it costs as much as a look-up.
+        let mut locked = Self {
+            counters,
+            tables: SmallVec::new(),
+            places: SmallVec::new(),
+        };
+        let mut shards: SmallVec<[usize; INLINE]> = SmallVec::new();
+        for counted in counted {
+            let hash = counters.hash(counted.id, counted.key);
+            let table = counters.shard_of(hash);
+            shards.push(table);
+            locked.places.push(Place {
+                hash,
+                table,
+                bucket: None,
+            });
         }
-        let grounds = Arc::new(self.counter.grounds(limit, moment));
-        self.denied = Some(Box::new(Denied {
-            taken: moment,
-            grounds: Arc::clone(&grounds),
-        }));
-        grounds
+        shards.sort_unstable();
+        shards.dedup();
+        let known = shards
+            .iter()
+            .filter_map(|shard| counters.shards.get(*shard));
+        locked.tables.extend(known.map(|shard| shard.0.lock()));
+        for place in &mut locked.places {
+            let table = shards.iter().position(|shard| *shard == place.table);
+            place.table = table.unwrap_or_default();
+        }
+        locked.find(counted);
+        locked
     }
 }
 

@@ -6,7 +6,7 @@
 use super::{Algorithm, LimitSpec, MeterSelector};
 use crate::money::Amount;
 use crate::units::Units;
-use crate::window::{Period, WindowSpec};
+use crate::window::WindowSpec;
 
 impl MeterSelector {
     /// Writes units of this meter: of cost an amount of the currency, else a whole number.
@@ -39,14 +39,7 @@ fn window_text(window: &WindowSpec) -> String {
         WindowSpec::Fixed(length) => format!("fixed {}", span_text(length.ms())),
         WindowSpec::Sliding(length) => format!("sliding {}", span_text(length.ms())),
         WindowSpec::Calendar(calendar) => {
-            let period = match calendar.period {
-                Period::Minute => "minute",
-                Period::Hour => "hour",
-                Period::Day => "day",
-                Period::Week(_) => "week",
-                Period::Month(_) => "month",
-                Period::Year(_) => "year",
-            };
+            let period = calendar.period.name();
             format!("{period} in {}", calendar.zone)
         }
     }

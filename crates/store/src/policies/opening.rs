@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use domain::counting::{AccountSum, AccountSums, CounterName, LogLimit, LogLimits, SeriesUse};
 use domain::ids::Version;
-use domain::meter::{METERS, PerMeter};
+use domain::meter::PerMeter;
 use domain::policy::CounterKey;
 use domain::policy::model::LimitId;
 use domain::series::Series;
@@ -21,7 +21,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::limit_of;
-use crate::accounts::{AccountWriter, LIVE_MS, Row, counter_of, units_of, write};
+use crate::accounts::{AccountWriter, LIVE_MS, Row, counter_of, quantities_of, units_of, write};
 use crate::cost::instant;
 use crate::error::StoreError;
 use crate::in_force::uuid_of;
@@ -127,10 +127,6 @@ async fn read_ledger(tx: &mut PgConnection, spans: &[Span]) -> Result<Vec<Ledger
             .find(|span| span.start() == start && span.end().to_utc() == row.until);
         let span =
             *span.ok_or_else(|| StoreError::Corrupt(format!("no slot begins at {start}")))?;
-        let mut quantities = [0; METERS];
-        for (quantity, text) in quantities.iter_mut().zip(&row.quantities) {
-            *quantity = units_of(text)?.get();
-        }
         found.push(LedgerUse {
             span,
             series: Series {
@@ -142,7 +138,7 @@ async fn read_ledger(tx: &mut PgConnection, spans: &[Span]) -> Result<Vec<Ledger
                 provider: row.provider,
                 model: row.model,
             },
-            quantities: PerMeter::from_array(quantities),
+            quantities: quantities_of(&row.quantities)?,
             amount: units_of(&row.amount)?.get(),
             unpriced: units_of(&row.unpriced)?.get(),
         });

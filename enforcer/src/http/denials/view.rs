@@ -19,7 +19,7 @@ use domain::policy::CounterKey;
 use domain::policy::model::{CountedFrom, LimitId};
 use domain::request::Field;
 use domain::units::Units;
-use domain::window::{Period, WindowSpec};
+use domain::window::WindowSpec;
 use serde::{Deserialize, Serialize};
 
 use crate::engine::{Denial, Reason};
@@ -395,14 +395,7 @@ fn window(spec: &LimitSpec) -> String {
     };
     match spec.algorithm() {
         Algorithm::Window(WindowSpec::Calendar(calendar)) => {
-            let period = match calendar.period {
-                Period::Minute => "minute",
-                Period::Hour => "hour",
-                Period::Day => "day",
-                Period::Week(_) => "week",
-                Period::Month(_) => "month",
-                Period::Year(_) => "year",
-            };
+            let period = calendar.period.name();
             format!("calendar {period}, {}", calendar.zone)
         }
         Algorithm::Window(WindowSpec::Fixed(length)) => format!("fixed, {} ms", length.ms()),
