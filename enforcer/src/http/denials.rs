@@ -59,7 +59,10 @@ async fn list(
     let next = found.last().filter(|_| has_more);
     Ok(Json(Page {
         next: next.map(|denial| denial.id.to_string()),
-        denials: found.iter().map(|denial| DenialView::of(denial)).collect(),
+        denials: found
+            .iter()
+            .map(|denial| DenialView::in_list(denial))
+            .collect(),
     }))
 }
 

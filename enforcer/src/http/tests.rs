@@ -286,8 +286,10 @@ async fn denials_are_listed_by_pages_and_one_by_one() {
     );
     let of_b = get("/v1/denials?app=b%20c&policy=tier").await.json();
     assert_eq!(ids(&of_b), [id(4), id(3)], "filtered");
-    let one = get("/v1/denials/0000000000000007-1").await.json();
-    assert_eq!(one, last["denials"][0], "the same");
+    let mut one = get("/v1/denials/0000000000000007-1").await.json();
+    let grounds = one.as_object_mut().unwrap().remove("grounds");
+    assert!(grounds.is_some_and(|grounds| grounds.is_object()), "{one}");
+    assert_eq!(one, last["denials"][0], "else the same");
     assert_eq!(one["request"], json!({ "app": "a", "path": "/p" }), "{one}");
     assert_eq!(
         (&one["window_start"], &one["window_end"]),

@@ -51,6 +51,8 @@ pub struct DenialView {
     reset: Option<Instant>,
     retry: Option<Instant>,
     as_of: Option<Instant>,
+    /// Of a denial with a counter; left out in lists, since they may take tens of kilobytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     grounds: Option<GroundsView>,
     request: BTreeMap<String, String>,
 }
@@ -117,7 +119,18 @@ fn unreadable(field: &'static str, found: &str, problem: &'static str) -> Unread
 }
 
 impl DenialView {
+    /// Tells all of a denial.
     pub(super) fn of(denial: &Denial) -> Self {
+        let meter = denial.spec.meter();
+        let consulted = denial.consulted.as_ref();
+        Self {
+            grounds: consulted.map(|consulted| GroundsView::of(&consulted.grounds, meter)),
+            ..Self::in_list(denial)
+        }
+    }
+
+    /// Tells a denial as one of many, without its grounds.
+    pub(super) fn in_list(denial: &Denial) -> Self {
         let meter = denial.spec.meter();
         let number = |units| decimal(meter, units);
         let verdict = denial.verdict;
@@ -157,7 +170,7 @@ impl DenialView {
             reset: verdict.map(|verdict| Instant(verdict.reset)),
             retry: verdict.and_then(|verdict| verdict.retry).map(Instant),
             as_of: denial.as_of.map(Instant),
-            grounds: consulted.map(|consulted| GroundsView::of(&consulted.grounds, meter)),
+            grounds: None,
             request: request
                 .map(|(field, text)| (field.name().to_owned(), text.clone()))
                 .collect(),
@@ -184,6 +197,10 @@ impl DenialView {
         };
         let counter = self.counter.as_deref();
         let grounds = self.grounds.as_ref();
+        if counter.is_some() && grounds.is_none() {
+            let problem = "is left out, as lists do; take the denial from /v1/denials/{id}";
+            return Err(unreadable("grounds", "", problem));
+        }
         let mut request = Vec::with_capacity(self.request.len());
         for (name, text) in &self.request {
             let field = Field::ALL.into_iter().find(|field| field.name() == name);
