@@ -129,6 +129,25 @@ async fn nothing_runs_where_nothing_is_asked_for() {
 }
 
 #[test]
+fn half_of_a_client_certificate_is_refused() {
+    for (name, sentence) in [
+        (
+            "OTEL_EXPORTER_OTLP_CLIENT_KEY",
+            "names the key of a certificate",
+        ),
+        (
+            "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE",
+            "names a certificate whose key",
+        ),
+    ] {
+        let half = settings(1, &[(name, "/nowhere/at/all.pem")]);
+        let error = Otlp::start(&half, Some(&counted())).expect_err("half");
+        let text = error.to_string();
+        assert!(text.starts_with(&format!("{name} {sentence}")), "{text}");
+    }
+}
+
+#[test]
 fn a_file_that_cannot_be_used_is_refused_with_its_variable() {
     let more = [("OTEL_EXPORTER_OTLP_CERTIFICATE", "/nowhere/at/all.pem")];
     let mut secure = settings(1, &more);

@@ -53,8 +53,21 @@ fn config(files: &TlsFiles, is_secure: bool) -> Result<ClientConfig, OtlpError> 
             builder.with_root_certificates(roots)
         }
     };
-    let (Some((name, path)), Some((key_name, key_path))) = (&files.certificate, &files.key) else {
-        return Ok(builder.with_no_client_auth());
+    let ((name, path), (key_name, key_path)) = match (&files.certificate, &files.key) {
+        (Some(certificate), Some(key)) => (certificate, key),
+        (None, None) => return Ok(builder.with_no_client_auth()),
+        (Some((name, _)), None) => {
+            return Err(refuse(
+                name,
+                "names a certificate whose key no variable names; name it, too".to_owned(),
+            ));
+        }
+        (None, Some((name, _))) => {
+            return Err(refuse(
+                name,
+                "names the key of a certificate that no variable names; name it, too".to_owned(),
+            ));
+        }
     };
     let chain = certificates(name, path)?;
     let key = PrivateKeyDer::from_pem_file(key_path);
