@@ -72,14 +72,24 @@ fn read(file: &Path) -> Result<Given, Failure> {
     let name = file.display();
     let refuse = |problem: String| Failure::new(Exit::Usage, format!("--file: {name} {problem}"));
     let unreadable = |error: io::Error| refuse(format!("cannot be read ({error}); name another"));
-    let mut text = String::new();
+    let mut bytes = Vec::new();
+    // One byte more than there may be says that there are more.
+    let bound = FILE_BYTES_MAX.saturating_add(1);
     let read = if file == Path::new("-") {
-        io::stdin().take(FILE_BYTES_MAX).read_to_string(&mut text)
+        io::stdin().take(bound).read_to_end(&mut bytes)
     } else {
         let file = std::fs::File::open(file).map_err(unreadable)?;
-        file.take(FILE_BYTES_MAX).read_to_string(&mut text)
+        file.take(bound).read_to_end(&mut bytes)
     };
     read.map_err(unreadable)?;
+    if u64::try_from(bytes.len()).unwrap_or(bound) >= bound {
+        let mib = FILE_BYTES_MAX / (1024 * 1024);
+        return Err(refuse(format!(
+            "has more than {mib} MiB, which no denial has; name another"
+        )));
+    }
+    let text = String::from_utf8(bytes);
+    let text = text.map_err(|error| refuse(format!("is no text ({error}); name another")))?;
     let no_denial = |error: serde_json::Error| {
         let problem = "is no denial, as /v1/denials/ID of an enforcer tells one";
         refuse(format!("{problem} ({error})"))
