@@ -1,15 +1,15 @@
 //! How long ago each source of truth was last heard, told each second.
 //!
-//! Invariant: an age grows also while whoever should hear waits for an answer, since a task of its own
-//! tells it. Prices, sources and policies have none: each batch compares their versions in its own
+//! Invariant: an age grows also while whoever should hear waits for an answer, or for its next run,
+//! since it is told beside them for as long as the process runs. Prices, sources and policies have none: each batch compares their versions in its own
 //! transaction. Deliberately absent: what follows from an age.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use service::Shutdown;
 use tokio::time::{Instant, sleep};
 
 use crate::observe;
@@ -44,9 +44,21 @@ impl Ages {
         watermarks.insert(Arc::clone(topic), now.checked_sub(ago).unwrap_or(now));
     }
 
-    /// Tells the ages until the shutdown.
-    pub(crate) async fn keep(self: Arc<Self>, shutdown: Shutdown) {
-        while shutdown.unless_requested(sleep(EACH)).await.is_some() {
+    /// Forgets topics that no source reads any more.
+    pub(crate) fn follow(&self, topics: &[&str]) {
+        self.watermarks.lock().retain(|known, _| {
+            let is_read = topics.contains(&&**known);
+            if !is_read {
+                observe::watermark_forgotten(known);
+            }
+            is_read
+        });
+    }
+
+    /// Tells the ages, without end.
+    pub(crate) async fn keep(&self) -> Infallible {
+        loop {
+            sleep(EACH).await;
             for (source, heard) in [("postgres", &self.postgres), ("log", &self.log)] {
                 if let Some(heard) = *heard.lock() {
                     observe::staleness(source, heard.elapsed());
@@ -56,5 +68,28 @@ impl Ages {
                 observe::watermark_age(topic, heard.elapsed());
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn ages_grow_until_their_topic_is_read_no_more() {
+        let ages = Ages::default();
+        let topics: [Arc<str>; 2] = ["stays".into(), "goes".into()];
+        for topic in &topics {
+            ages.folded(topic, Duration::from_secs(1));
+        }
+        let told = tokio::time::timeout(Duration::from_secs(60), ages.keep());
+        assert!(told.await.is_err(), "it tells on and on");
+        ages.follow(&["stays"]);
+        let watermarks = ages.watermarks.lock();
+        let left: Vec<_> = watermarks
+            .iter()
+            .map(|(topic, at)| (&**topic, at.elapsed()))
+            .collect();
+        assert_eq!(left, [("stays", Duration::from_secs(61))]);
     }
 }

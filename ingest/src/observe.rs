@@ -190,6 +190,11 @@ pub(crate) fn watermark_age(topic: &str, age: Duration) {
         .set(age.as_secs_f64());
 }
 
+/// Tells no age any more of a topic that no source reads.
+pub(crate) fn watermark_forgotten(topic: &str) {
+    gauge!("tollbook_ingest_watermark_age_seconds", "topic" => topic.to_owned()).set(f64::NAN);
+}
+
 /// Tells how much the roll-up has not taken up, and since when the oldest of it waits.
 #[expect(
     clippy::cast_precision_loss,

@@ -104,6 +104,21 @@ pub async fn run(
     settings.kafka.check()?;
     settings.ingest.check()?;
     validate_all(&settings.ingest.sources)?;
+    let ages = Arc::new(Ages::default());
+    // Told also between two runs, when nothing is heard.
+    tokio::select! {
+        summary = run_each(settings, mode, &ages, (shutdown, readiness)) => summary,
+        never = ages.keep() => match never {},
+    }
+}
+
+/// Runs, and begins anew where other sources come into force or a run is due for other reasons.
+async fn run_each(
+    settings: &IngestSettings,
+    mode: Mode,
+    ages: &Arc<Ages>,
+    (shutdown, readiness): (&Shutdown, &Readiness),
+) -> Result<Summary, IngestError> {
     let database = Database::open(&settings.database_url, Role::Ingest).await?;
     let mut patience = Patience::Start(START_PATIENCE);
     let applied = patiently(patience, shutdown, readiness, async || {
@@ -118,7 +133,7 @@ pub async fn run(
     }
     loop {
         let prepared = patiently(patience, shutdown, readiness, async || {
-            let run = Run::prepare(settings, &database, mode, readiness).await?;
+            let run = Run::prepare(settings, &database, (mode, ages), readiness).await?;
             let process = Uuid::now_v7();
             let writer = Writer::connect(&database, process).await?;
             Ok((run, process, writer))
@@ -170,7 +185,7 @@ impl<'s> Run<'s> {
     async fn prepare(
         settings: &'s IngestSettings,
         database: &'s Database,
-        mode: Mode,
+        (mode, ages): (Mode, &Arc<Ages>),
         readiness: &'s Readiness,
     ) -> Result<Self, IngestError> {
         let in_force = store::in_force::load(database).await?;
@@ -202,6 +217,8 @@ impl<'s> Run<'s> {
                 reads_headers: config.format.reads_headers(),
             });
         }
+        let topics: Vec<&str> = sources.iter().map(|source| &*source.topic).collect();
+        ages.follow(&topics);
         let mut run = Self {
             settings,
             database,
@@ -211,7 +228,7 @@ impl<'s> Run<'s> {
             sources,
             floors,
             trouble: Arc::default(),
-            ages: Arc::default(),
+            ages: Arc::clone(ages),
             ends: Vec::new(),
         };
         run.look_at_topics().await?;
@@ -399,11 +416,6 @@ impl<'s> Run<'s> {
         );
         tasks.spawn("roll-up", async move {
             rolling.await;
-            Ok(())
-        });
-        let telling = Arc::clone(&self.ages).keep(tasks.shutdown().clone());
-        tasks.spawn("ages", async move {
-            telling.await;
             Ok(())
         });
         let deleting = accounts::keep(self.database.clone(), tasks.shutdown().clone());
