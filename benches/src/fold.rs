@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use domain::event::{AgeRule, IdentitySecret};
 use domain::fold::{BatchFold, Folder};
+use domain::hash::HashKey;
 use domain::ids::{ChainId, Offset, PartNumber, PartRef, Place};
 use domain::price::PriceBook;
 use domain::time::UnixMs;
@@ -72,14 +73,18 @@ pub(crate) fn run() -> Result<Vec<Value>, String> {
     let secret = IdentitySecret::from_bytes([1; 32]);
     let decoder =
         Decoder::new(&source, Arc::clone(&book), secret).map_err(|error| error.to_string())?;
-    let posted = fold(&decoder, &mut Folder::new(Arc::clone(&book)), &lines);
+    let posted = fold(
+        &decoder,
+        &mut Folder::new(Arc::clone(&book), HashKey::new([1; 4])),
+        &lines,
+    );
     if usize::try_from(posted) != Ok(lines.len()) {
         return Err(format!(
             "of {} captured lines {posted} were posted",
             lines.len()
         ));
     }
-    let mut folder = Folder::new(book);
+    let mut folder = Folder::new(book, HashKey::new([2; 4]));
     let mut contenders = [
         Contender {
             name: "decode, price, fold, take ids, close",

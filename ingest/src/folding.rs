@@ -4,10 +4,12 @@
 //! folded. Deliberately absent: Postgres and Kafka.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 
 use domain::event::{AgeRule, UsageEvent};
 use domain::fold::{BatchFold, Folder};
+use domain::hash::HashKey;
 use domain::ids::{PartRef, Place};
 use domain::part::RejectedEvent;
 use domain::reject::{Reason, Rejection};
@@ -129,8 +131,16 @@ fn serve(mut mailbox: mpsc::Receiver<Request>, mut rules: Arc<Rules>, floors: &F
     }
 }
 
-fn folder_of(rules: &Rules) -> Folder {
-    Folder::new(Arc::clone(&rules.book)).counting_by(rules.limits.clone())
+/// Makes a folder by rules.
+pub(crate) fn folder_of(rules: &Rules) -> Folder {
+    Folder::new(Arc::clone(&rules.book), drawn_key()).counting_by(rules.limits.clone())
+}
+
+/// Draws a key: std's random state is keyed by the system's randomness, and no two are alike.
+pub(crate) fn drawn_key() -> HashKey {
+    HashKey::new(std::array::from_fn(|word| {
+        RandomState::new().hash_one(word)
+    }))
 }
 
 fn fold_batch(

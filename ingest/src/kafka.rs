@@ -64,12 +64,12 @@ pub fn group_config(kafka: &KafkaConfig) -> ClientConfig {
         .set("isolation.level", "read_committed")
         .set("enable.partition.eof", "false");
     // Ours unless the user tuned them: queues small enough for a stated bound of memory, found
-    // topics and partitions within a second. A partition's queue asks for more below 5 000 records
+    // topics and partitions within a second. A partition's queue asks for more below 10 000 records
     // and 8 MiB, and then holds one more fetch: 512 KiB as compressed, which small records unpack to
     // twenty times that.
     for (key, value) in [
         ("fetch.message.max.bytes", "524288"),
-        ("queued.min.messages", "5000"),
+        ("queued.min.messages", "10000"),
         ("queued.max.messages.kbytes", "8192"),
         ("fetch.queue.backoff.ms", "10"),
         ("fetch.wait.max.ms", "20"),

@@ -16,6 +16,7 @@ use foldhash::quality::RandomState;
 
 use crate::counting::{EventUse, LogCounter, LogLimits};
 use crate::event::{Identity, Outcome, PayloadDigest, Provenance, UsageEvent};
+use crate::hash::HashKey;
 use crate::ids::{PartRef, Place};
 use crate::part::{Counts, Duplicate, RejectedEvent};
 use crate::price::{PriceBook, PriceCache, RateSet, RateSetId};
@@ -353,12 +354,13 @@ pub struct Folder {
 }
 
 impl Folder {
-    /// Makes a folder that prices by one book.
+    /// Makes a folder that prices by one book, and tells series apart under a key that no other
+    /// folder has.
     #[must_use]
-    pub fn new(book: Arc<PriceBook>) -> Self {
+    pub fn new(book: Arc<PriceBook>, key: HashKey) -> Self {
         Self {
             prices: PriceCache::new(book, CACHE_ENTRIES_MAX),
-            series: SeriesCache::new(CACHE_ENTRIES_MAX),
+            series: SeriesCache::new(CACHE_ENTRIES_MAX, key),
             counter: None,
         }
     }

@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use highway::{HighwayHasher, Key};
+
 /// A 128-bit content hash: the first 16 bytes of BLAKE3 (<https://github.com/BLAKE3-team/BLAKE3-specs>).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Hash128([u8; 16]);
@@ -84,6 +86,31 @@ impl fmt::Debug for Hash256 {
 impl fmt::Display for Hash256 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// A key under which content is told apart within one process.
+///
+/// By `HighwayHash` (<https://arxiv.org/abs/1612.06257>), several times as fast as BLAKE3 on a few
+/// bytes. Nobody who does not know the key can make two contents with one hash.
+#[derive(Clone, Copy)]
+pub struct HashKey(Key);
+
+impl HashKey {
+    /// Takes words that were drawn at random, each time anew.
+    #[must_use]
+    pub const fn new(words: [u64; 4]) -> Self {
+        Self(Key(words))
+    }
+
+    pub(crate) fn hasher(self) -> HighwayHasher {
+        HighwayHasher::new(self.0)
+    }
+}
+
+impl fmt::Debug for HashKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("HashKey")
     }
 }
 

@@ -4,15 +4,14 @@
 //! moved by renaming.
 
 use std::collections::HashMap;
-use std::hash::BuildHasher;
 use std::sync::Arc;
 
 use foldhash::quality::RandomState;
 use hashbrown::HashTable;
-use highway::{HighwayHash, HighwayHasher, Key};
+use highway::HighwayHash as _;
 
 use crate::event::Dimensions;
-use crate::hash::{Canonical, Hash128};
+use crate::hash::{Canonical, Hash128, HashKey};
 
 /// The key of a series: the hash of its dimensions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -88,11 +87,10 @@ fn texts<'d>(dimensions: &'d Dimensions<'_>) -> [&'d str; 7] {
 /// Remembers series by content, so that an event of a known series costs one look-up and no
 /// allocation. Bounded: emptied once it holds its greatest number.
 ///
-/// Series are told apart by 128 bits of a hash of their dimensions under a key that the process drew
-/// and nobody else knows (`HighwayHash`, <https://arxiv.org/abs/1612.06257>), as their stored keys are
-/// by BLAKE3: comparing the texts themselves would read memory that is cold, once for each event.
+/// Series are told apart by 128 bits of a hash of their dimensions under a key of the cache's own, as
+/// their stored keys are by BLAKE3: comparing the texts themselves would read memory that is cold, once for each event.
 pub struct SeriesCache {
-    key: Key,
+    key: HashKey,
     table: HashTable<Known>,
     series_max: usize,
     /// The dimensions of the event at hand, in one piece.
@@ -143,11 +141,11 @@ pub(crate) struct UsedSeries {
 }
 
 impl SeriesCache {
-    /// Makes a cache of at most `series_max` series.
+    /// Makes a cache of at most `series_max` series, under a key that no other cache has.
     #[must_use]
-    pub fn new(series_max: usize) -> Self {
+    pub fn new(series_max: usize, key: HashKey) -> Self {
         Self {
-            key: Key(std::array::from_fn(drawn)),
+            key,
             table: HashTable::new(),
             series_max,
             content: Vec::new(),
@@ -160,12 +158,12 @@ impl SeriesCache {
         let stamp = *used.stamp.get_or_insert_with(|| {
             self.batches = self.batches.wrapping_add(1);
             // Under this cache's key, so that a batch that another one stamped is not taken for ours.
-            let mut hasher = HighwayHasher::new(self.key);
+            let mut hasher = self.key.hasher();
             hasher.append(&self.batches.to_le_bytes());
             BatchStamp(hasher.finalize64().max(1))
         });
         write_content(&mut self.content, dimensions);
-        let mut hasher = HighwayHasher::new(self.key);
+        let mut hasher = self.key.hasher();
         hasher.append(&self.content);
         let content: ContentHash = hasher.finalize128();
         let hash = content[0];
@@ -196,11 +194,6 @@ impl SeriesCache {
             posting: &mut known.posting,
         }
     }
-}
-
-/// Draws a word of a key: std's random state is keyed by the system's randomness, once per thread.
-fn drawn(word: usize) -> u64 {
-    std::hash::RandomState::new().hash_one(word)
 }
 
 /// Writes the dimensions in one piece: their lengths, then their texts.

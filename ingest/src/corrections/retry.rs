@@ -3,8 +3,8 @@
 //! Invariant: an event is resolved at most once, by the transaction that counts it; what is still
 //! rejected stays as it was kept. Deliberately absent: choosing events; the filter says which.
 
+use crate::folding::folder_of;
 use domain::adjustment::Resolution;
-use domain::fold::Folder;
 use domain::ids::{ChainId, Offset, PartNumber, PartRef};
 use domain::reject::Rejection;
 use domain::time::UnixMs;
@@ -282,8 +282,7 @@ async fn retry_chunk(
             Err(why) => fates.push(Some(Fate::Refused(why))),
         }
     }
-    let mut folder =
-        Folder::new(std::sync::Arc::clone(&rules.book)).counting_by(rules.limits.clone());
+    let mut folder = folder_of(rules);
     let part = standing.map_or(FIRST_PART, |standing| standing.next_part());
     let from = standing.map_or(Offset(0), |standing| standing.position);
     let mut kept: Vec<Option<Rejection>> = Vec::new();

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use crate::folding::drawn_key;
 use domain::event::IdentitySecret;
 use domain::fold::Folder;
 use domain::ids::Version;
@@ -79,7 +80,7 @@ impl PartRules {
             prices,
             sources,
             decoder,
-            folder: Folder::new(book),
+            folder: Folder::new(book, drawn_key()),
         })
     }
 }

@@ -16,6 +16,7 @@ use crate::event::{
     Dimensions, Identity, IdentityKey, IdentitySecret, LogIdentity, Outcome, Provenance, UsageEvent,
 };
 use crate::fold::{BatchFold, Folder};
+use crate::hash::HashKey;
 use crate::ids::{
     AppId, ChainId, ModelId, Offset, PartNumber, PartRef, Place, ProviderId, TenantId, UserId,
 };
@@ -216,7 +217,7 @@ proptest! {
     ) {
         let limits = limits();
         let book = PriceBook::shipped();
-        let mut folder = Folder::new(Arc::new(book.clone())).counting_by(Some(Arc::clone(&limits)));
+        let mut folder = Folder::new(Arc::new(book.clone()), HashKey::new([1; 4])).counting_by(Some(Arc::clone(&limits)));
         let horizon = NOON - age;
         for events in batches {
             let mut fold = BatchFold::default();
@@ -263,7 +264,7 @@ proptest! {
     #[test]
     fn sums_of_the_ledger_add_what_their_events_did(events in events()) {
         let limits = limits();
-        let mut folder = Folder::new(Arc::new(PriceBook::shipped())).counting_by(Some(Arc::clone(&limits)));
+        let mut folder = Folder::new(Arc::new(PriceBook::shipped()), HashKey::new([1; 4])).counting_by(Some(Arc::clone(&limits)));
         let horizon = UnixMs::new(NOON).unwrap();
         let mut fold = BatchFold::default();
         fold.count_by(Arc::clone(&limits), horizon);

@@ -12,6 +12,7 @@ use crate::event::{
     ProducerIdentity, Provenance, UsageEvent,
 };
 use crate::fold::{BatchFold, ClosedBatch, Folder};
+use crate::hash::HashKey;
 use crate::ids::{
     AppId, ChainId, ModelId, Offset, PartNumber, PartRef, Place, ProviderId, TenantId, UserId,
 };
@@ -402,9 +403,8 @@ fn length<T>(slice: &[T]) -> u64 {
 }
 
 fn folder() -> Folder {
-    Folder::new(Arc::new(
-        PriceBook::default().with_file("book.csv", BOOK).unwrap(),
-    ))
+    let book = PriceBook::default().with_file("book.csv", BOOK).unwrap();
+    Folder::new(Arc::new(book), HashKey::new([1; 4]))
 }
 
 fn fold_all(events: &[Plain], steps: &[Step]) -> Ledger {
@@ -529,7 +529,7 @@ fn a_full_sum_opens_another_posting_and_gives_back_what_it_took() {
 fn an_amount_that_does_not_fit_is_told_and_posts_nothing() {
     let book = "provider,model,meter,usd_per_unit\np,m,input_uncached_tokens,60\n";
     let book = PriceBook::default().with_file("dear.csv", book).unwrap();
-    let mut folder = Folder::new(Arc::new(book));
+    let mut folder = Folder::new(Arc::new(book), HashKey::new([1; 4]));
     let mut batch = BatchFold::default();
     let index = batch.open_part(PartRef {
         chain: ChainId(1),

@@ -9,6 +9,7 @@ use proptest::sample::select;
 
 use crate::event::{Dimensions, Outcome, Provenance, UsageEvent};
 use crate::fold::{BatchFold, Folder, Posting, PostingKey, Sums};
+use crate::hash::HashKey;
 use crate::ids::{
     AppId, ChainId, ModelId, Offset, PartNumber, PartRef, Place, ProviderId, TenantId,
 };
@@ -108,7 +109,7 @@ fn event(book: &PriceBook, (minute, quantities, logged): &Used) -> UsageEvent<'s
 }
 
 fn fold(book: &PriceBook, events: &[UsageEvent<'_>]) -> (BatchFold, Vec<PostingKey>) {
-    let mut folder = Folder::new(Arc::new(book.clone()));
+    let mut folder = Folder::new(Arc::new(book.clone()), HashKey::new([1; 4]));
     let mut batch = BatchFold::default();
     let part = batch.open_part(PartRef {
         chain: ChainId(1),

@@ -7,7 +7,7 @@ use domain::event::{
     Dimensions, Identity, IdentityKey, IdentitySecret, LogIdentity, Outcome, Provenance, UsageEvent,
 };
 use domain::fold::{BatchFold, Folder};
-use domain::hash::{Hash128, Hash256};
+use domain::hash::{Hash128, Hash256, HashKey};
 use domain::ids::{AppId, ModelId, Offset, PartNumber, PartRef, Place, ProviderId, TenantId};
 use domain::meter::{Meter, PerMeter};
 use domain::part::{PartRows, RejectedEvent, part_hash};
@@ -58,7 +58,7 @@ async fn write_parts(url: &str) -> Vec<(PartRef, Hash256)> {
         backend: Some(writer.backend()),
     };
     let claimed = claim(&db, &request).await.unwrap();
-    let mut folder = Folder::new(book);
+    let mut folder = Folder::new(book, HashKey::new([1; 4]));
     let mut heads: Vec<(PartRef, Hash256)> = Vec::new();
     for number in 1..=3_i64 {
         let part = PartRef {

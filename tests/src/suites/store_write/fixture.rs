@@ -9,7 +9,7 @@ use domain::event::{
     Dimensions, Identity, IdentityKey, IdentitySecret, LogIdentity, Outcome, Provenance, UsageEvent,
 };
 use domain::fold::{BatchFold, Folder};
-use domain::hash::Hash128;
+use domain::hash::{Hash128, HashKey};
 use domain::ids::{AppId, ModelId, Offset, PartRef, Place, ProviderId, TenantId};
 use domain::meter::{Meter, Quantities};
 use domain::price::PriceBook;
@@ -217,7 +217,7 @@ impl World {
 
     /// Folds the requests, one record each, into one part per chain.
     pub(super) fn batch(&self, parts: &[(&Chain, &[Request])]) -> BatchWrite {
-        let mut folder = Folder::new(Arc::clone(&self.book));
+        let mut folder = Folder::new(Arc::clone(&self.book), HashKey::new([1; 4]));
         let mut fold = BatchFold::default();
         let mut writes = Vec::new();
         for (chain, requests) in parts {
