@@ -7,6 +7,7 @@
 mod authz;
 mod health;
 mod rls;
+mod unary;
 pub(crate) mod wire;
 
 #[cfg(test)]
@@ -36,6 +37,7 @@ use crate::config::XRatelimitReset;
 use crate::engine::Engine;
 use crate::http::authorize::Identity;
 use crate::rls::Rls;
+use crate::soon;
 
 /// The greatest message, in bytes: 1,000 descriptors of three entries take about 120,000.
 const MESSAGE_MAX: usize = 256 * 1024;
@@ -144,7 +146,7 @@ impl Services {
         if !is_grpc(&request) {
             return no_grpc();
         }
-        let answered = tokio::time::timeout(SILENCE_MAX, self.route(request)).await;
+        let answered = soon::within(SILENCE_MAX, self.route(request)).await;
         answered.unwrap_or_else(|_late| {
             Status::deadline_exceeded("the call's message did not come within 10 seconds")
                 .into_http()
@@ -202,43 +204,4 @@ fn no_grpc() -> Response<Body> {
     let plain = HeaderValue::from_static("text/plain; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, plain);
     response
-}
-
-/// A call of one message that is answered at once: a function as tonic wants it.
-#[derive(Clone)]
-struct Call<F>(F);
-
-impl<F, M, A> tower::Service<tonic::Request<M>> for Call<F>
-where
-    F: FnMut(M) -> Result<A, Status>,
-{
-    type Response = tonic::Response<A>;
-    type Error = Status;
-    type Future = std::future::Ready<Result<Self::Response, Status>>;
-
-    fn poll_ready(
-        &mut self,
-        _context: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Result<(), Status>> {
-        std::task::Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: tonic::Request<M>) -> Self::Future {
-        let answer = (self.0)(request.into_inner());
-        std::future::ready(answer.map(tonic::Response::new))
-    }
-}
-
-/// Reads a call's message, bounded, and answers it.
-async fn unary<M, A>(
-    request: Request<Incoming>,
-    answer: impl FnMut(M) -> Result<A, Status>,
-) -> Response<Body>
-where
-    M: prost::Message + Default + 'static,
-    A: prost::Message + 'static,
-{
-    let codec = tonic_prost::ProstCodec::<A, M>::default();
-    let mut grpc = tonic::server::Grpc::new(codec).max_decoding_message_size(MESSAGE_MAX);
-    grpc.unary(Call(answer), request).await
 }

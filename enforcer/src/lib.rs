@@ -16,6 +16,7 @@ mod http;
 mod observe;
 mod policies;
 mod rls;
+mod soon;
 
 #[cfg(test)]
 mod sockets;

@@ -142,6 +142,15 @@ impl Frame {
         wire::write(&wire::Frame::of(self))
     }
 
+    /// Reads who sent a record's value and when, and nothing of its counters.
+    ///
+    /// # Errors
+    ///
+    /// Each case of [`FeedError`].
+    pub fn head_of(bytes: &[u8]) -> Result<(ReplicaId, UnixMs), FeedError> {
+        wire::read_head(bytes)
+    }
+
     /// Reads a record's value.
     ///
     /// # Errors

@@ -91,7 +91,8 @@ impl FeedKafka {
             .set("queued.min.messages", "20000")
             .set("queued.max.messages.kbytes", "16384")
             .set("fetch.queue.backoff.ms", "10")
-            .set("fetch.wait.max.ms", "10")
+            // The broker answers with the first record; silent topics need not be asked more often.
+            .set("fetch.wait.max.ms", "100")
             .set("topic.metadata.refresh.interval.ms", "5000");
         config
     }
@@ -103,7 +104,8 @@ impl FeedKafka {
         config
             .set("acks", "1")
             .set("linger.ms", "0")
-            .set("compression.type", "zstd")
+            // Mostly hashes, which nothing makes shorter; what does is cheap.
+            .set("compression.type", "lz4")
             .set("message.timeout.ms", "10000")
             .set("message.max.bytes", "1000000")
             .set("queue.buffering.max.messages", "50000")

@@ -107,14 +107,18 @@ pub(crate) fn tell_frame(
     own: ReplicaId,
     told: &mut Vec<Told>,
 ) {
-    let frame = match Frame::from_bytes(value.unwrap_or_default()) {
+    let value = value.unwrap_or_default();
+    match Frame::head_of(value) {
+        Ok((replica, at)) if replica == own => {
+            return told.push(Told::Heard(partition, replica, at));
+        }
+        Ok(_) | Err(_) => {}
+    }
+    let frame = match Frame::from_bytes(value) {
         Ok(frame) => frame,
         Err(error) => return told.push(Told::Refused(error)),
     };
     told.push(Told::Heard(partition, frame.replica, frame.at));
-    if frame.replica == own {
-        return;
-    }
     // A replica may tell of itself alone.
     let origin = Origin::Replica(frame.replica);
     told.extend(frame.entries.into_iter().map(|entry| {

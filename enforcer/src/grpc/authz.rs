@@ -53,7 +53,7 @@ pub(super) async fn check(services: Arc<Services>, request: Request<Incoming>) -
         let attributes = message.attributes.unwrap_or_default();
         Ok(decide(&services, &attributes, &mut span))
     };
-    super::unary(request, answer).await
+    super::unary::answer(request, answer).await
 }
 
 /// The headers, as policies see them.

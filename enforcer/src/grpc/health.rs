@@ -47,5 +47,5 @@ pub(super) async fn check(services: Arc<Services>, request: Request<Incoming>) -
         let status = if is_ready { SERVING } else { NOT_SERVING };
         Ok(HealthCheckResponse { status })
     };
-    super::unary(request, answer).await
+    super::unary::answer(request, answer).await
 }

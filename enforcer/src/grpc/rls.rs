@@ -28,7 +28,7 @@ pub(super) async fn should_rate_limit(
         }
         answered.map_err(status)
     };
-    super::unary(request, answer).await
+    super::unary::answer(request, answer).await
 }
 
 /// envoyproxy/ratelimit's errors are Go's, without a code of gRPC: so unknown. A unit that does not

@@ -17,8 +17,13 @@ use serde::ser::SerializeMap as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::headers;
+use super::problem::json;
 use crate::config::XRatelimitReset;
 use crate::engine::{Answer, Ask, Reason};
+
+mod write;
+
+pub(super) use self::write::write;
 
 /// An answer, ready to be written.
 #[derive(Debug, Serialize)]

@@ -13,12 +13,13 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Body as _, Incoming};
 use service::spans::Span;
 
-use super::answer::AnswerView;
-use super::problem::{Problem, json};
+use super::answer;
+use super::problem::Problem;
 use super::text::{self, AskText, Count, EstimateText, Object, ReportText};
 use super::{BODY_WITHIN, Shared};
 use crate::engine::{Ask, Candidate, Estimated, Report, Reported};
 use crate::observe::spans;
+use crate::soon;
 
 /// The path.
 pub(super) const PATH: &str = "/v1/decisions";
@@ -45,7 +46,7 @@ pub(super) async fn serve(shared: &Shared, request: Request<Incoming>) -> Respon
     })
 }
 
-async fn collect(mut body: Incoming) -> Result<Vec<u8>, Problem> {
+async fn collect(mut body: Incoming) -> Result<Bytes, Problem> {
     let too_large = || {
         Problem::new(
             StatusCode::PAYLOAD_TOO_LARGE,
@@ -56,7 +57,8 @@ async fn collect(mut body: Incoming) -> Result<Vec<u8>, Problem> {
     if said > BODY_BYTES_MAX {
         return Err(too_large());
     }
-    match tokio::time::timeout(BODY_WITHIN, take(&mut body, said)).await {
+    // A small body comes together with its headers.
+    match soon::within(BODY_WITHIN, take(&mut body, said)).await {
         Ok(Ok(taken)) if taken.len() > BODY_BYTES_MAX => {
             // A peer that is still sending would not see the answer.
             let passed = tokio::time::timeout(PASSED_WITHIN, pass(&mut body)).await;
@@ -69,9 +71,18 @@ async fn collect(mut body: Incoming) -> Result<Vec<u8>, Problem> {
     }
 }
 
-/// Takes a body; of one that is too long a little more than what is allowed.
-async fn take(body: &mut Incoming, said: usize) -> Result<Vec<u8>, hyper::Error> {
-    let mut taken = Vec::with_capacity(said);
+/// Takes a body; of one that is too long a little more than what is allowed. One in one piece is not
+/// copied.
+async fn take(body: &mut Incoming, said: usize) -> Result<Bytes, hyper::Error> {
+    let mut first = Bytes::new();
+    if let Some(frame) = body.frame().await.transpose()? {
+        first = frame.into_data().unwrap_or_default();
+    }
+    if body.is_end_stream() || first.len() > BODY_BYTES_MAX {
+        return Ok(first);
+    }
+    let mut taken = Vec::with_capacity(said.max(first.len()));
+    taken.extend_from_slice(&first);
     while taken.len() <= BODY_BYTES_MAX
         && let Some(frame) = body.frame().await.transpose()?
     {
@@ -79,7 +90,7 @@ async fn take(body: &mut Incoming, said: usize) -> Result<Vec<u8>, hyper::Error>
             taken.extend_from_slice(data);
         }
     }
-    Ok(taken)
+    Ok(Bytes::from(taken))
 }
 
 /// Lets the rest of a body pass, up to a bound.
@@ -135,8 +146,8 @@ fn decide(
         }
     };
     spans::decided(span, &answer);
-    let view = AnswerView::new(&answer, &ask, shared.reset);
-    let mut response = Response::new(Full::from(json(&view)));
+    let body = answer::write(&answer, &ask, shared.reset);
+    let mut response = Response::new(Full::from(body));
     response.headers_mut().insert(
         header::CONTENT_TYPE,
         HeaderValue::from_static("application/json"),

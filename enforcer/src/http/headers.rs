@@ -21,10 +21,13 @@ use crate::engine::{Answer, Reason};
 pub(crate) type Written = Vec<(Cow<'static, str>, String)>;
 
 /// The greatest integer of a structured field (RFC 9651, section 3.3.1).
-const INTEGER_MAX: i128 = 999_999_999_999_999;
+const INTEGER_MAX: i64 = 999_999_999_999_999;
 
 /// Limits that one answer lists at most.
 const LISTED_MAX: usize = 16;
+
+/// Room for one of them, in bytes.
+const LISTED_BYTES: usize = 64;
 
 /// One limit that can be told of.
 struct Told<'a> {
@@ -46,6 +49,10 @@ pub(crate) fn of(answer: &Answer, reset: XRatelimitReset) -> Written {
     let Some((policy, _, bound)) = answer.bound() else {
         return written;
     };
+    // Mostly nothing is wanted.
+    if policy.response.headers.is_empty() && answer.outcome == Outcome::Allow {
+        return written;
+    }
     let told = told(answer);
     for style in &policy.response.headers {
         match style {
@@ -102,7 +109,8 @@ fn told(answer: &Answer) -> Vec<Told<'_>> {
 
 /// `RateLimit-Policy` and `RateLimit` (draft-ietf-httpapi-ratelimit-headers-11).
 fn ietf(answer: &Answer, told: &[Told<'_>], written: &mut Written) {
-    let (mut policies, mut limits) = (String::new(), String::new());
+    let room = LISTED_BYTES.saturating_mul(told.len());
+    let [mut policies, mut limits] = [room, room].map(String::with_capacity);
     for one in told {
         let is_shared = told
             .iter()
@@ -236,8 +244,8 @@ fn seconds(ms: i64) -> i64 {
     up.checked_div(1_000).unwrap_or_default()
 }
 
-fn integer(number: i128) -> i128 {
-    number.clamp(0, INTEGER_MAX)
+fn integer(number: i128) -> i64 {
+    i64::try_from(number.max(0)).map_or(INTEGER_MAX, |number| number.min(INTEGER_MAX))
 }
 
 /// Writes a duration as Go does, which `OpenAI`'s clients read: `120ms`, `1s`, `6m0s`, `1h0m0s`.

@@ -13,6 +13,9 @@ use serde::Serialize;
 /// The longest sentence, in bytes.
 const DETAIL_BYTES_MAX: usize = 512;
 
+/// Room for an answer of usual size, in bytes.
+const ROOM: usize = 1_024;
+
 /// The media type of a problem.
 pub(super) const MEDIA_TYPE: HeaderValue = HeaderValue::from_static("application/problem+json");
 
@@ -79,5 +82,9 @@ impl IntoResponse for Problem {
 
 /// Writes JSON; our own types always can be.
 pub(crate) fn json(value: &impl Serialize) -> Vec<u8> {
-    serde_json::to_vec(value).unwrap_or_default()
+    let mut text = Vec::with_capacity(ROOM);
+    match serde_json::to_writer(&mut text, value) {
+        Ok(()) => text,
+        Err(_never) => Vec::new(),
+    }
 }

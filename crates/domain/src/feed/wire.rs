@@ -37,6 +37,17 @@ pub(super) fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, FeedError> {
     }
 }
 
+/// Decodes the fields that a frame begins with.
+pub(super) fn read_head(bytes: &[u8]) -> Result<(ReplicaId, UnixMs), FeedError> {
+    let (version, rest) = bytes.split_first().ok_or(FeedError::Empty)?;
+    if *version != VERSION {
+        return Err(FeedError::Version(*version));
+    }
+    let head = postcard::take_from_bytes::<(u64, i64)>(rest);
+    let ((replica, at), _) = head.map_err(|_malformed| FeedError::Malformed)?;
+    Ok((ReplicaId(replica), instant(at)?))
+}
+
 #[derive(Clone, Copy, Serialize, Deserialize)]
 pub(super) enum OriginWire {
     Chain(i32),

@@ -62,23 +62,34 @@ pub(super) fn key_of<'s>(id: LimitId, limit: &'s Limit, request: &Request<'_>) -
     Keyed::Counts(CounterKey(bytes.finish()))
 }
 
+impl Limit {
+    /// Hands over names and values of its keys for a request, in order; `None` for what is missing.
+    pub fn each_value(&self, request: &Request<'_>, mut take: impl FnMut(&str, Option<&str>)) {
+        for key in &self.per {
+            let mut filled =
+                |name: &str, value: Option<&str>| take(name, value.filter(|text| !text.is_empty()));
+            match key {
+                Key::Field(field) => filled(field.name(), request.key(*field)),
+                Key::Header(name) => filled(&key.name(), request.header(name)),
+                Key::Constant(text) => filled(&key.name(), Some(text)),
+                Key::Cel(cel) => match cel.value(request) {
+                    Ok(Value::Text(text)) => filled(&key.name(), Some(&text)),
+                    Ok(Value::Whole(number)) => filled(&key.name(), Some(&number.to_string())),
+                    Ok(Value::Truth(truth)) => filled(&key.name(), Some(&truth.to_string())),
+                    Err(_) => filled(&key.name(), None),
+                },
+            }
+        }
+    }
+}
+
 /// Returns the values of a limit's keys for a request, in order; `None` for what is missing.
 pub(super) fn values_of(limit: &Limit, request: &Request<'_>) -> Vec<(String, Option<String>)> {
-    let value = |key: &Key| match key {
-        Key::Field(field) => request.key(*field).map(str::to_owned),
-        Key::Header(name) => request.header(name).map(str::to_owned),
-        Key::Constant(text) => Some(text.clone()),
-        Key::Cel(cel) => match cel.value(request) {
-            Ok(Value::Text(text)) => Some(text.into_owned()),
-            Ok(Value::Whole(number)) => Some(number.to_string()),
-            Ok(Value::Truth(truth)) => Some(truth.to_string()),
-            Err(_) => None,
-        },
-    };
-    let filled = |value: &String| !value.is_empty();
-    let each = limit.per.iter();
-    each.map(|key| (key.name(), value(key).filter(filled)))
-        .collect()
+    let mut values = Vec::with_capacity(limit.per.len());
+    limit.each_value(request, |name, value| {
+        values.push((name.to_owned(), value.map(str::to_owned)));
+    });
+    values
 }
 
 /// Collects a key's bytes on the stack, and goes over to a hasher where they do not fit.
