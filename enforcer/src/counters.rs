@@ -6,27 +6,32 @@
 //! merged, so what is only asked for takes no memory. Deliberately absent: time, names of limits, and
 //! who sends what is taken here.
 
+mod blocks;
+mod counted;
 mod locked;
+mod places;
 mod room;
 mod table;
 
-use std::hash::BuildHasher as _;
-use std::sync::Arc;
+use std::hash::{BuildHasher as _, RandomState as Keyed};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use domain::account::{Counter, Grounds, Message, Origin, ReplicaId, Revision};
+use domain::account::{Counter, Message, Origin, ReplicaId, Revision};
 use domain::decision::{Asked, Decision, Outcome, Verdict};
 use domain::feed::Entry;
-use domain::limit::{LimitSpec, Moment};
-use domain::policy::CounterKey;
+use domain::limit::LimitSpec;
 use domain::policy::model::LimitId;
+use domain::policy::{CounterKey, Place, Placing};
 use domain::time::UnixMs;
 use domain::units::Units;
 use foldhash::fast::RandomState;
 use parking_lot::MutexGuard;
 use smallvec::SmallVec;
 
-use self::locked::Locked;
+pub use self::counted::{Consulted, Counted, Named};
+
+use self::locked::{Locked, Purpose};
+use self::places::{Places, place_of};
 use self::room::Room;
 use self::table::{Held, Shard, Table};
 
@@ -39,38 +44,17 @@ pub const INLINE: usize = 16;
 /// What one decision's limits say, in their order; on the stack for as many as most have.
 pub type Verdicts = SmallVec<[Verdict; INLINE]>;
 
-/// One limit as one decision meets it. No two of a decision may have the same limit and key.
-#[derive(Debug, Clone, Copy)]
-pub struct Counted<'a> {
-    /// The limit.
-    pub limit: &'a LimitSpec,
-    /// Its identity.
-    pub id: LimitId,
-    /// Which of its counters.
-    pub key: CounterKey,
-    /// Now, and the limit's slot that holds it.
-    pub moment: Moment,
-    /// What must fit.
-    pub asked: Asked,
-    /// What is charged where the request may go; nothing where it is negative.
-    pub charge: Units,
-}
-
-/// The counter that a refusal stands on, as it was when the refusal was made.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Consulted {
-    /// Which counter.
-    pub counter: CounterKey,
-    /// What the verdict stands on; denials by the same numbers share it.
-    pub grounds: Arc<Grounds>,
-}
-
 /// All counters of this process.
+///
+/// A counter that was first asked for by a request's values lies at their place, beside those of the
+/// same rule; one that only others told of, or that is named by its key, lies where its key says.
 #[derive(Debug)]
 pub struct Counters {
     origin: Origin,
     hasher: RandomState,
+    placing: Placing,
     shards: Box<[Shard]>,
+    places: Places,
     room: Room,
     /// Where the next call of `take_changed` begins, so that no shard waits forever.
     next: AtomicUsize,
@@ -86,10 +70,18 @@ impl Counters {
         Self {
             origin: Origin::Replica(replica),
             hasher: RandomState::default(),
+            placing: Placing::new([Keyed::new(), Keyed::new()]),
             room: Room::new(max),
             shards: (0..shards).map(|_| Shard::default()).collect(),
+            places: Places::new(),
             next: AtomicUsize::new(0),
         }
+    }
+
+    /// Returns what makes places of requests' values.
+    #[must_use]
+    pub const fn placing(&self) -> &Placing {
+        &self.placing
     }
 
     /// Decides an ask: checks all limits, then charges all of them or none, as one step. `verdicts`
@@ -121,7 +113,7 @@ impl Counters {
         verdicts: &mut Verdicts,
         note: impl FnOnce(&mut Locked<'_>, &Decision),
     ) -> Decision {
-        let mut locked = Locked::new(self, counted);
+        let mut locked = Locked::new(self, counted, Purpose::Charge);
         let decision = locked.check(counted, None, verdicts);
         match decision.outcome {
             Outcome::Deny => {
@@ -129,9 +121,7 @@ impl Counters {
                 decision
             }
             Outcome::Allow => {
-                if locked.charge(counted) {
-                    locked.find(counted);
-                }
+                locked.charge(counted);
                 locked.reset(counted, verdicts);
                 let bound = decision
                     .binding
@@ -151,7 +141,7 @@ impl Counters {
         verdicts: &mut Verdicts,
         admits: impl FnOnce(&[Verdict]) -> bool,
     ) -> bool {
-        let mut locked = Locked::new(self, counted);
+        let mut locked = Locked::new(self, counted, Purpose::Charge);
         locked.check(counted, None, verdicts);
         let is_admitted = admits(verdicts);
         if is_admitted {
@@ -162,7 +152,7 @@ impl Counters {
 
     /// Says what [`Counters::decide`] would, and charges nothing.
     pub fn evaluate(&self, counted: &[Counted<'_>], verdicts: &mut Verdicts) -> Decision {
-        Locked::new(self, counted).check(counted, None, verdicts)
+        Locked::new(self, counted, Purpose::Look).check(counted, None, verdicts)
     }
 
     /// Says what [`Counters::evaluate`] does, and returns the counter of one of the limits, by its place,
@@ -173,7 +163,7 @@ impl Counters {
         place: usize,
         verdicts: &mut Verdicts,
     ) -> (Decision, Option<Consulted>) {
-        let mut locked = Locked::new(self, counted);
+        let mut locked = Locked::new(self, counted, Purpose::Look);
         let decision = locked.check(counted, None, verdicts);
         (decision, locked.consulted(place, counted))
     }
@@ -181,10 +171,8 @@ impl Counters {
     /// Charges a report: all limits in full, whatever they say; then says what they say to an ask for
     /// nothing.
     pub fn report(&self, counted: &[Counted<'_>], verdicts: &mut Verdicts) -> Decision {
-        let mut locked = Locked::new(self, counted);
-        if locked.charge(counted) {
-            locked.find(counted);
-        }
+        let mut locked = Locked::new(self, counted, Purpose::Charge);
+        locked.charge(counted);
         locked.check(counted, Some(Asked::Units(Units::ZERO)), verdicts)
     }
 
@@ -192,23 +180,25 @@ impl Counters {
     /// for nothing afterwards.
     pub fn charge(&self, counted: &Counted<'_>) -> Verdict {
         let nothing = Asked::Units(Units::ZERO);
-        let hash = self.hash(counted.id, counted.key);
+        let Named::Key(key) = counted.key else {
+            let mut verdicts = Verdicts::new();
+            self.report(std::slice::from_ref(counted), &mut verdicts);
+            return verdicts[0];
+        };
+        let place = place_of(key);
+        let hash = self.hash(place);
         let mut table = self.table_of(hash);
-        match table.find(hash, counted.id, counted.key) {
-            None if counted.charge.or_zero().is_zero() => {
-                let mut counter = Counter::new(counted.limit, self.origin);
-                counter.check(counted.limit, counted.moment, nothing)
-            }
-            None => {
-                self.charge_new(&mut table, hash, counted);
-                let bucket = table.find(hash, counted.id, counted.key);
-                table.check(bucket, counted, nothing, self.origin)
-            }
-            Some(bucket) => {
-                table.charge(bucket, counted);
-                table.check(Some(bucket), counted, nothing, self.origin)
-            }
+        let mut found = table.position(hash, place, counted.id);
+        if found.is_none() && !counted.charge.or_zero().is_zero() && self.room.take() {
+            let counter = Counter::new(counted.limit, self.origin);
+            let held = Held::new(place, counted.id, key, counter);
+            self.put(&mut table, hash, held);
+            found = table.position(hash, place, counted.id);
         }
+        if let Some(found) = found {
+            table.charge(found, counted);
+        }
+        table.check(found, counted, nothing, self.origin)
     }
 
     /// Merges what another origin says of a counter; `limit` only for its algorithm. What this process
@@ -221,24 +211,50 @@ impl Counters {
         message: Message,
         now: UnixMs,
     ) {
-        let hash = self.hash(id, key);
-        let mut table = self.table_of(hash);
-        if let Some(bucket) = table.find(hash, id, key) {
-            if let Some(held) = table.held.get_bucket_mut(bucket) {
-                held.counter.merge(limit, message);
-                held.denied = None;
+        self.with_table_of(id, key, |table, hash, place| {
+            match table.find_mut(hash, place, id) {
+                Some(held) => {
+                    held.counter.merge(limit, message);
+                    held.denied = None;
+                }
+                None if message.origin == self.origin => {}
+                None => {
+                    let mut counter = Counter::new(limit, self.origin);
+                    counter.merge(limit, message);
+                    // A feed tells of much that is over; it would only be pruned again.
+                    if counter.is_idle(limit, now) {
+                        return;
+                    }
+                    if self.room.take() {
+                        self.put(table, hash, Held::new(place, id, key, counter));
+                    } else {
+                        self.room.miss();
+                    }
+                }
             }
-            return;
-        }
-        if message.origin == self.origin {
-            return;
-        }
-        let mut counter = Counter::new(limit, self.origin);
-        counter.merge(limit, message);
-        // A feed tells of much that is over; it would only be pruned again.
-        if !counter.is_idle(limit, now) && self.insert(&mut table, hash, id, key, counter).is_none()
-        {
-            self.room.miss();
+        });
+    }
+
+    /// Hands over the table where a counter lies that others name by its key, or where it would.
+    fn with_table_of<T>(
+        &self,
+        id: LimitId,
+        key: CounterKey,
+        work: impl FnOnce(&mut Table, u64, Place) -> T,
+    ) -> T {
+        loop {
+            let known = self.places.get(key);
+            let place = known.unwrap_or_else(|| place_of(key));
+            let hash = self.hash(place);
+            let mut table = self.table_of(hash);
+            // It may have moved, or be forgotten, before its lock was had.
+            let is_here = match known {
+                Some(_) => table.find(hash, place, id).is_some(),
+                None => self.places.get(key).is_none(),
+            };
+            if is_here {
+                return work(&mut table, hash, place);
+            }
         }
     }
 
@@ -259,12 +275,13 @@ impl Counters {
                 continue;
             };
             let mut table = shard.0.lock();
-            while let Some((limit, key)) = table.changed.pop() {
-                let hash = self.hash(limit, key);
-                let held = table.held.find_mut(hash, |held| held.is(limit, key));
-                if let Some(held) = held {
-                    held.is_changed = false;
-                    taken.push((limit, key));
+            while let Some((place, limit)) = table.changed.pop() {
+                let hash = self.hash(place);
+                if let Some(held) = table.find_mut(hash, place, limit) {
+                    // One that was forgotten and came again may stand there twice.
+                    if std::mem::take(&mut held.is_changed) {
+                        taken.push((limit, held.key));
+                    }
                 }
                 if taken.len() >= max {
                     self.next.store(index, Ordering::Relaxed);
@@ -282,10 +299,10 @@ impl Counters {
         revision: Revision,
     ) -> Vec<Entry> {
         let entries = names.into_iter().filter_map(|(limit, key)| {
-            let hash = self.hash(limit, key);
-            let table = self.table_of(hash);
-            let held = table.held.find(hash, |held| held.is(limit, key));
-            held.map(|held| held.entry(revision))
+            self.with_table_of(limit, key, |table, hash, place| {
+                let held = table.find(hash, place, limit);
+                held.map(|held| held.entry(revision))
+            })
         });
         entries.collect()
     }
@@ -297,7 +314,7 @@ impl Counters {
     ) -> impl Iterator<Item = (LimitId, CounterKey)> {
         self.shards.iter().flat_map(move |shard| {
             let table = shard.0.lock();
-            let held = table.held.iter();
+            let held = table.blocks.iter().flat_map(|block| block.held());
             let own = held.filter(|held| is_wanted(held.limit) && held.counter.has_own());
             let names: Vec<_> = own.map(|held| (held.limit, held.key)).collect();
             names
@@ -306,10 +323,10 @@ impl Counters {
 
     /// Says whether there is such a counter, and own use in it.
     pub(crate) fn has_own(&self, limit: LimitId, key: CounterKey) -> bool {
-        let hash = self.hash(limit, key);
-        let table = self.table_of(hash);
-        let held = table.held.find(hash, |held| held.is(limit, key));
-        held.is_some_and(|held| held.counter.has_own())
+        self.with_table_of(limit, key, |table, hash, place| {
+            let held = table.find(hash, place, limit);
+            held.is_some_and(|held| held.counter.has_own())
+        })
     }
 
     /// Forgets what no longer counts, and the counters of limits that are gone. Holds one shard at a
@@ -317,29 +334,33 @@ impl Counters {
     pub fn prune(&self, now: UnixMs, limit_of: impl Fn(LimitId) -> Option<LimitSpec>) {
         for shard in &self.shards {
             let mut table = shard.0.lock();
-            let before = table.held.len();
-            table.held.retain(|held| {
-                limit_of(held.limit).is_some_and(|limit| {
+            let mut forgotten = 0_usize;
+            let mut stays = |held: &mut Held| {
+                let stays = limit_of(held.limit).is_some_and(|limit| {
                     if held.counter.others().is_some() {
                         held.counter.prune(&limit, now);
                     }
                     // Kept for denials in a row; for good it would be memory without a bound.
                     held.denied = None;
                     !held.counter.is_idle(&limit, now)
-                })
-            });
-            let forgotten = before.saturating_sub(table.held.len());
+                });
+                if !stays {
+                    self.places.went(held.key, held.place);
+                    forgotten = forgotten.saturating_add(1);
+                }
+                stays
+            };
+            table.blocks.retain(|block| block.retain(&mut stays));
             self.room.give(forgotten);
             if forgotten > 0 {
-                let Table { held, changed } = &mut *table;
-                changed.retain(|(limit, key)| {
-                    let hash = self.hash(*limit, *key);
-                    held.find(hash, |held| held.is(*limit, *key)).is_some()
+                let Table { blocks, changed } = &mut *table;
+                changed.retain(|(place, limit)| {
+                    let block = blocks.find(self.hash(*place), |block| block.is_at(*place));
+                    block.is_some_and(|block| block.position(*limit, 0).is_some())
                 });
-                if held.len().saturating_mul(4) < held.capacity() {
-                    held.shrink_to(held.len().saturating_mul(2), |held| {
-                        self.hash(held.limit, held.key)
-                    });
+                if blocks.len().saturating_mul(4) < blocks.capacity() {
+                    let length = blocks.len().saturating_mul(2);
+                    blocks.shrink_to(length, |block| self.hash(block.place()));
                 }
             }
         }
@@ -377,29 +398,44 @@ impl Counters {
     }
 
     /// Says whether a counter lacks that there is, or was, no room for: nobody knows what it would hold.
-    pub(crate) fn lacks(&self, limit: LimitId, key: CounterKey) -> bool {
-        if !self.room.is_incomplete() {
-            return false;
-        }
-        let hash = self.hash(limit, key);
-        let lacks = self.table_of(hash).find(hash, limit, key).is_none();
+    pub(crate) fn lacks(&self, counted: &Counted<'_>) -> bool {
+        let lacks = self.room.is_incomplete() && !self.has(counted);
         if lacks {
             self.room.refuse();
         }
         lacks
     }
 
-    /// Both are the beginnings of hashes already; the seed keeps whoever chooses keys from choosing
-    /// shards.
-    fn hash(&self, limit: LimitId, key: CounterKey) -> u64 {
-        let [limit, key] = [limit.0, key.0].map(|hash| {
-            let [a, b, c, d, e, f, g, h, ..] = hash.to_bytes();
-            u64::from_le_bytes([a, b, c, d, e, f, g, h])
-        });
-        self.hasher.hash_one(limit.rotate_left(32) ^ key)
+    fn has(&self, counted: &Counted<'_>) -> bool {
+        let place = counted.key.place();
+        let hash = self.hash(place);
+        let is_in_place = self.table_of(hash).find(hash, place, counted.id).is_some();
+        let is_by_values = matches!(counted.key, Named::Values { .. });
+        is_in_place
+            || is_by_values
+                && self.places.has_any_by_key()
+                && self.with_table_of(counted.id, counted.key(), |table, hash, place| {
+                    table.find(hash, place, counted.id).is_some()
+                })
+    }
+
+    /// Says whether a counter that is not at its place is to be looked for where its key says: where any
+    /// lies there, and where it is to come to be, which needs that lock.
+    fn may_lie_by_key(&self, purpose: Purpose) -> bool {
+        self.places.has_any_by_key() || purpose == Purpose::Charge && !self.room.is_full()
+    }
+
+    /// A place is a hash already; the seed keeps whoever chooses keys from choosing shards.
+    #[inline]
+    fn hash(&self, place: Place) -> u64 {
+        let Place(place) = place;
+        let low = u64::try_from(place & u128::from(u64::MAX)).unwrap_or_default();
+        let high = u64::try_from(place >> 64).unwrap_or_default();
+        self.hasher.hash_one(high.rotate_left(32) ^ low)
     }
 
     /// The table within a shard goes by the other bits.
+    #[inline]
     fn shard_of(&self, hash: u64) -> usize {
         let high = usize::try_from(hash >> 32).unwrap_or_default();
         high.checked_rem(self.shards.len()).unwrap_or_default()
@@ -410,35 +446,10 @@ impl Counters {
         self.shards[self.shard_of(hash)].0.lock()
     }
 
-    fn charge_new(&self, table: &mut Table, hash: u64, counted: &Counted<'_>) {
-        let counter = Counter::new(counted.limit, self.origin);
-        if let Some(bucket) = self.insert(table, hash, counted.id, counted.key, counter) {
-            table.charge(bucket, counted);
-        }
-    }
-
-    /// Adds a counter and says where it lies; nowhere where there is no room.
-    fn insert(
-        &self,
-        table: &mut Table,
-        hash: u64,
-        limit: LimitId,
-        key: CounterKey,
-        counter: Counter,
-    ) -> Option<usize> {
-        if !self.room.take() {
-            return None;
-        }
-        let held = Held {
-            limit,
-            key,
-            is_changed: false,
-            counter,
-            denied: None,
-        };
-        let rehash = |held: &Held| self.hash(held.limit, held.key);
-        let inserted = table.held.insert_unique(hash, held, rehash);
-        Some(inserted.bucket_index())
+    /// Puts a counter at its place, for which room was taken.
+    fn put(&self, table: &mut Table, hash: u64, held: Held) {
+        self.places.came(held.key, held.place);
+        table.insert(hash, held, |place| self.hash(place));
     }
 }
 

@@ -8,6 +8,7 @@
 mod answer;
 mod ask;
 mod denials;
+mod gathered;
 mod in_force;
 mod met;
 mod room;
@@ -23,10 +24,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use arc_swap::ArcSwap;
 use domain::account::ReplicaId;
 use domain::decision::{Asked, Decision, Outcome};
-use domain::limit::{Enforce, MeterSelector};
+use domain::limit::MeterSelector;
 use domain::meter::Meter;
-use domain::policy::model::{CountedFrom, Limit};
-use domain::policy::{Applies, Keyed};
+use domain::policy::model::CountedFrom;
+use domain::policy::{Holds, Placed};
 use domain::request::Request;
 use domain::time::UnixMs;
 use domain::units::Units;
@@ -40,7 +41,8 @@ pub use self::met::MetList;
 pub use self::sources::{Source, Sources};
 pub(crate) use self::unread::Unread;
 
-use crate::counters::{Consulted, Counted, Counters, INLINE, Verdicts};
+use self::gathered::{Gathered, Refusal};
+use crate::counters::{Consulted, Counters, Verdicts};
 use crate::observe;
 
 /// Decides by the policies in force over the counters of this process.
@@ -71,22 +73,6 @@ struct Found {
     shadow_denials: usize,
     /// Of a denial: the counter that it stands on.
     consulted: Option<Consulted>,
-}
-
-/// A limit that refuses without looking at numbers.
-#[derive(Debug, Clone)]
-struct Refusal {
-    index: usize,
-    reason: Reason,
-}
-
-/// All limits that hold for a request.
-#[derive(Debug, Default)]
-struct Gathered<'f> {
-    counted: SmallVec<[Counted<'f>; INLINE]>,
-    met: MetList,
-    refusal: Option<Refusal>,
-    shadow_refusals: usize,
 }
 
 impl Engine {
@@ -256,27 +242,23 @@ impl Engine {
         let (found, uncharged) = {
             let mut gathered = Gathered::default();
             let mut uncharged = SmallVec::new();
-            for applies in force.set().matching(&report.request) {
-                let used = report.units(applies.limit);
-                let from_log = applies.limit.from == CountedFrom::Log;
-                let is_charged = used.is_some() && matches!(applies.keyed, Keyed::Counts(_));
-                if !(from_log || is_charged || ask::is_charged_by_asks(applies.limit)) {
-                    uncharged.push(applies.index);
+            let request = &report.request;
+            let placing = self.counters.placing();
+            force.set().each_holding(request, placing, |holds| {
+                let used = report.units(holds.limit);
+                let from_log = holds.limit.from == CountedFrom::Log;
+                let is_charged = used.is_some() && matches!(holds.placed, Placed::Counts(_));
+                if !(from_log || is_charged || ask::is_charged_by_asks(holds.limit)) {
+                    uncharged.push(holds.index);
                 }
-                if let Keyed::Counts(key) = applies.keyed {
+                if matches!(holds.placed, Placed::Counts(_)) {
                     let charge = used.filter(|_| !from_log).unwrap_or(Units::ZERO);
-                    let asked = Asked::Units(Units::ZERO);
-                    gathered.counted.push(Counted {
-                        limit: &applies.limit.spec,
-                        id: applies.id,
-                        key,
-                        moment: force.moment(applies.index, &applies.limit.spec, now),
-                        asked,
-                        charge,
-                    });
-                    gathered.met.push(self.met(&force, &applies, now));
+                    let asks = (Asked::Units(Units::ZERO), charge);
+                    let met = self.met(&force, &holds, now);
+                    let moment = force.moment(holds.index, &holds.limit.spec, now);
+                    gathered.count(&holds, request, asks, met, moment);
                 }
-            }
+            });
             let mut verdicts = Verdicts::new();
             let decision = self.counters.report(&gathered.counted, &mut verdicts);
             let decision = Decision {
@@ -295,32 +277,16 @@ impl Engine {
     /// Asks for one request, or for one candidate of it.
     fn ask_one(&self, force: &InForce, request: &Request<'_>, ask: &Ask<'_>, now: UnixMs) -> Found {
         let mut gathered = Gathered::default();
-        for applies in force.set().matching(request) {
-            let asks = ask::asked_and_charged(applies.limit, request, &ask.estimate);
-            self.gather(&mut gathered, force, &applies, asks, now);
-        }
+        let placing = self.counters.placing();
+        force.set().each_holding(request, placing, |holds| {
+            let asks = ask::asked_and_charged(holds.limit, request, &ask.estimate);
+            self.gather(&mut gathered, &holds, request, asks, (force, now));
+        });
         if self.counters.is_incomplete() {
             self.do_without(&mut gathered, force);
         }
         let mut verdicts = Verdicts::new();
-        let (decision, consulted) = match gathered.place_of_refusal() {
-            Some(place) => {
-                let counted = &gathered.counted;
-                let (decision, consulted) =
-                    self.counters.evaluate_one(counted, place, &mut verdicts);
-                let outcome = Outcome::Deny;
-                (
-                    Decision {
-                        outcome,
-                        ..decision
-                    },
-                    consulted,
-                )
-            }
-            None => self
-                .counters
-                .decide_or_say_why(&gathered.counted, &mut verdicts),
-        };
+        let (decision, consulted) = self.weigh(&gathered, &mut verdicts);
         let is_charged = decision.outcome == Outcome::Allow;
         Found {
             consulted,
@@ -328,41 +294,56 @@ impl Engine {
         }
     }
 
+    /// Has the counters decide; of a denial also returns what it stands on, where that is kept.
+    fn weigh(
+        &self,
+        gathered: &Gathered<'_>,
+        verdicts: &mut Verdicts,
+    ) -> (Decision, Option<Consulted>) {
+        let (counters, counted) = (&self.counters, &gathered.counted);
+        let is_kept = self.denials.keeps_any();
+        match gathered.place_of_refusal() {
+            None if is_kept => counters.decide_or_say_why(counted, verdicts),
+            None => (counters.decide(counted, verdicts), None),
+            Some(place) => {
+                let (decision, consulted) = if is_kept {
+                    counters.evaluate_one(counted, place, verdicts)
+                } else {
+                    (counters.evaluate(counted, verdicts), None)
+                };
+                let outcome = Outcome::Deny;
+                let decision = Decision {
+                    outcome,
+                    ..decision
+                };
+                (decision, consulted)
+            }
+        }
+    }
+
     fn gather<'f>(
         &self,
         gathered: &mut Gathered<'f>,
-        force: &InForce,
-        applies: &Applies<'f>,
-        (asked, charge): (Asked, Units),
-        now: UnixMs,
+        holds: &Holds<'f>,
+        request: &'f Request<'f>,
+        asks: (Asked, Units),
+        (force, now): (&InForce, UnixMs),
     ) {
-        let limit = applies.limit;
-        let key = match applies.keyed {
-            Keyed::Counts(key) => key,
-            Keyed::Denied(key) => {
-                gathered.refuse(limit, applies.index, || Reason::MissingKey(key.name()));
-                return;
-            }
-            Keyed::Skipped => return,
-        };
-        let met = self.met(force, applies, now);
-        if applies.policy.refuses_unknown(limit, met.as_of, now) {
-            gathered.refuse(limit, applies.index, || Reason::Unavailable);
+        if let Placed::Denied(key) = holds.placed {
+            gathered.refuse(holds.limit, holds.index, || Reason::MissingKey(key.name()));
+            return;
         }
-        gathered.counted.push(Counted {
-            limit: &limit.spec,
-            id: applies.id,
-            key,
-            moment: force.moment(applies.index, &limit.spec, now),
-            asked,
-            charge,
-        });
-        gathered.met.push(met);
+        let met = self.met(force, holds, now);
+        if holds.policy.refuses_unknown(holds.limit, met.as_of, now) {
+            gathered.refuse(holds.limit, holds.index, || Reason::Unavailable);
+        }
+        let moment = force.moment(holds.index, &holds.limit.spec, now);
+        gathered.count(holds, request, asks, met, moment);
     }
 
     /// Notes what is known of a limit but for its numbers.
-    fn met(&self, force: &InForce, applies: &Applies<'_>, now: UnixMs) -> Met {
-        let (as_of, warming) = match applies.limit.from {
+    fn met(&self, force: &InForce, holds: &Holds<'_>, now: UnixMs) -> Met {
+        let (as_of, warming) = match holds.limit.from {
             CountedFrom::Decision => {
                 let others = self.sources.as_of(Source::Exchange);
                 let alone = || (!self.has_peers.load(Ordering::Relaxed)).then_some(now);
@@ -370,56 +351,17 @@ impl Engine {
                 (as_of, None)
             }
             CountedFrom::Log => {
-                let whole_from = force.whole_from(applies.id);
+                let whole_from = force.whole_from(holds.id);
                 let warming = whole_from.filter(|whole_from| *whole_from > now);
                 let as_of = self.sources.as_of(Source::Feed);
-                (as_of.filter(|_| !self.unread.has(applies.id)), warming)
+                (as_of.filter(|_| !self.unread.has(holds.id)), warming)
             }
         };
         Met {
-            index: applies.index,
+            index: holds.index,
             verdict: None,
             as_of,
             warming,
-        }
-    }
-}
-
-impl Gathered<'_> {
-    fn refuse(&mut self, limit: &Limit, index: usize, reason: impl FnOnce() -> Reason) {
-        match limit.spec.enforce() {
-            Enforce::Shadow => self.shadow_refusals = self.shadow_refusals.saturating_add(1),
-            Enforce::Soft => {
-                let reason = reason();
-                self.refusal.get_or_insert(Refusal { index, reason });
-            }
-        }
-    }
-
-    /// Returns the place of the limit that refuses without looking at numbers; one behind the last where
-    /// that limit has no counter. `None` where none refuses so.
-    fn place_of_refusal(&self) -> Option<usize> {
-        let refusal = self.refusal.as_ref()?;
-        let place = self.met.iter().position(|met| met.index == refusal.index);
-        Some(place.unwrap_or(self.counted.len()))
-    }
-
-    /// Adds what the counters said. They said it before the charge where `is_charged_since`.
-    fn found(&mut self, decision: Decision, verdicts: &Verdicts, is_charged_since: bool) -> Found {
-        let mut met = std::mem::take(&mut self.met);
-        for ((met, counted), verdict) in met.iter_mut().zip(&self.counted).zip(verdicts) {
-            met.verdict = Some(if is_charged_since {
-                verdict.after(counted.charge.or_zero())
-            } else {
-                *verdict
-            });
-        }
-        Found {
-            shadow_denials: decision.shadow_denials.saturating_add(self.shadow_refusals),
-            decision,
-            met,
-            refusal: self.refusal.take(),
-            consulted: None,
         }
     }
 }

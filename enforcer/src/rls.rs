@@ -39,7 +39,7 @@ pub(crate) use watch::{Watch, WatchError};
 
 use answer::{Line, answer, is_refused};
 
-use crate::counters::{Counted, Counters, Verdicts};
+use crate::counters::{Counted, Counters, Named, Verdicts};
 use crate::grpc::wire::{CODE_OVER_LIMIT, RateLimitRequest, RateLimitResponse};
 use crate::observe::RateLimits;
 
@@ -236,7 +236,7 @@ impl Rls {
             let Some(counted) = self.counted(request, index, line, now) else {
                 continue;
             };
-            if self.counters.lacks(counted.id, counted.key) {
+            if self.counters.lacks(&counted) {
                 // What must never refuse does not begin to for want of room.
                 if !self.is_shadow(line) {
                     result = Err(Refusal::NoRoom);
@@ -288,14 +288,15 @@ impl Rls {
                 places.push(None);
                 continue;
             };
-            if self.counters.lacks(own.id, own.key) {
+            if self.counters.lacks(&own) {
                 if self.is_shadow(line) {
                     places.push(None);
                     continue;
                 }
                 return Err(Refusal::NoRoom);
             }
-            let same = |known: &Counted<'_>| known.id == own.id && known.key == own.key;
+            let same =
+                |known: &Counted<'_>| known.id == own.id && known.key.place() == own.key.place();
             match counted.iter().position(same) {
                 Some(place) => {
                     if let Some(known) = counted.get_mut(place) {
@@ -362,7 +363,7 @@ impl Rls {
         Some(Counted {
             limit: &window.spec,
             id: window.id,
-            key: key(request, index, &met.shared)?,
+            key: Named::Key(key(request, index, &met.shared)?),
             moment: window.spec.moment(now),
             asked: Asked::Units(charge),
             charge,

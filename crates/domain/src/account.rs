@@ -96,7 +96,10 @@ impl OriginUse {
     /// it.
     #[must_use]
     pub fn new(revision: Revision, total: Units, mut slots: Vec<SlotSum>) -> Self {
-        slots.sort_by_key(|slot| slot.start);
+        // Mostly they ascend already.
+        if !slots.is_sorted_by(|one, other| one.start < other.start) {
+            slots.sort_by_key(|slot| slot.start);
+        }
         slots.reverse();
         // The sort is stable, so that the last of equals comes first now.
         slots.dedup_by_key(|slot| slot.start);

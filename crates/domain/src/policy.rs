@@ -16,6 +16,7 @@ pub mod model;
 mod compile;
 mod decode;
 mod error;
+mod holding;
 mod key;
 mod pattern;
 mod resolve;
@@ -27,7 +28,8 @@ mod tests;
 
 pub use self::compile::{Applies, CompiledLimit, CompiledSet, Matching, compile};
 pub use self::error::PolicyError;
-pub use self::key::{CounterKey, Keyed};
+pub use self::holding::{Holds, Placed};
+pub use self::key::{CounterKey, Keyed, Place, Placing};
 pub use self::pattern::{Network, TextPattern};
 
 use self::error::{At, Faults};

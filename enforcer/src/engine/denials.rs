@@ -149,6 +149,11 @@ impl Denials {
         }
     }
 
+    /// Says whether any are kept, and so whether anybody can ask what one stands on.
+    pub(super) const fn keeps_any(&self) -> bool {
+        self.kept_max > 0
+    }
+
     /// Keeps a denial; returns it as it is kept.
     pub(super) fn keep(
         &self,

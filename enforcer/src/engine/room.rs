@@ -16,9 +16,9 @@ impl Engine {
             let Some((counted, met)) = both else {
                 continue;
             };
-            let (id, key, index) = (counted.id, counted.key, met.index);
+            let index = met.index;
             if let Some((_, policy, _, limit)) = force.set().limit_at(index)
-                && self.counters.lacks(id, key)
+                && self.counters.lacks(counted)
                 && policy.on_unavailable.verdict == Otherwise::Deny
             {
                 gathered.refuse(limit, index, || Reason::NoRoom);

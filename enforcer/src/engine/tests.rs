@@ -3,6 +3,7 @@
 mod known;
 
 use domain::account::{Message, Origin, OriginUse, Revision, SlotSum};
+use domain::policy::Keyed;
 use domain::policy::{CompiledSet, compile, read};
 
 use super::*;
@@ -100,6 +101,23 @@ fn a_refused_ask_charges_nothing_and_can_be_worked_out_again() {
     );
     assert_eq!(kept.slot, kept.spec.moment(at(1)).slot, "the window");
     assert_eq!((kept.as_of, kept.version), (Some(at(1)), 7), "{kept:?}");
+}
+
+/// What a denial stands on is gathered under the locks of whoever else decides: only for who can read it.
+#[test]
+fn what_a_denial_stands_on_is_gathered_where_denials_are_kept() {
+    for (kept, is_gathered) in [(0, false), (1, true)] {
+        let engine = Engine::new(ReplicaId(1), kept);
+        put(&engine, PACE);
+        for _ in 0..2 {
+            let allowed = engine.decide(&ask("a", "m"), at(0));
+            assert_eq!(allowed.outcome, Outcome::Allow);
+        }
+        let answer = engine.decide(&ask("a", "m"), at(1));
+        assert_eq!((answer.outcome, used(&answer)), (Outcome::Deny, 2));
+        let denial = answer.denial.expect("each has a name");
+        assert_eq!(denial.consulted.is_some(), is_gathered, "{kept} are kept");
+    }
 }
 
 #[test]

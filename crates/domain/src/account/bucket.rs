@@ -134,6 +134,7 @@ fn divided_up(number: i128, by: i128) -> i128 {
 
 /// A level that falls evenly: what it was at an instant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C, packed(8))]
 pub(super) struct Fluid {
     level: i128,
     at: UnixMs,

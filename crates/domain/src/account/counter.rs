@@ -22,18 +22,24 @@ use crate::window::{WindowLength, WindowSpec};
 
 /// Own slots of a calendar or fixed window that are kept: the present one, and three around it, for a
 /// clock that is set back or forth.
-const WINDOWS_MAX: usize = 4;
+const WINDOWS_MAX: u16 = 4;
 
 /// Slots of a bucket that are kept at most: those of several origins that have not folded theirs.
-const BUCKET_SLOTS_MAX: usize = 4 * SLOTS_MAX;
+const BUCKET_SLOTS_MAX: u16 = 4 * OWN_SLOTS_MAX;
 
-/// One limit's use by one key, as one replica sees it.
+/// [`SLOTS_MAX`], as tables have it.
+const OWN_SLOTS_MAX: u16 = 64;
+
+const _: () = assert!(SLOTS_MAX == 64, "both are one bound");
+
+/// One limit's use by one key, as one replica sees it. What a decision looks at comes first.
 #[derive(Debug, Clone)]
+#[repr(C)]
 pub struct Counter {
-    origin: Origin,
+    others: Option<Box<Others>>,
     own: SlotTable,
     bucket: Option<Bucket>,
-    others: Option<Box<Others>>,
+    origin: Origin,
 }
 
 /// What the other origins counted: by origin, and all together.
@@ -47,21 +53,36 @@ struct Others {
 /// pointer.
 #[derive(Debug, Clone)]
 struct Bucket {
-    base: Option<Box<Base>>,
-    /// All that this process ever charged.
-    own_total: Units,
     /// The walk from the base over all slots: see [`Account`].
     merged: Fluid,
     /// Own use alone, at its very instants.
     exact: Fluid,
+    /// All that this process ever charged.
+    own_total: Total,
     /// When the oldest slot is to be folded, in milliseconds since 1970.
     fold_due: i64,
+    base: Option<Box<Base>>,
+}
+
+/// A sum, packed.
+#[derive(Debug, Clone, Copy)]
+#[repr(C, packed(8))]
+struct Total(Units);
+
+impl Total {
+    const fn add(&mut self, units: Units) {
+        self.0 = self.get().saturating_add(units);
+    }
+
+    const fn get(self) -> Units {
+        self.0
+    }
 }
 
 impl Bucket {
     const EMPTY: Self = Self {
         base: None,
-        own_total: Units::ZERO,
+        own_total: Total(Units::ZERO),
         merged: Fluid::EMPTY,
         exact: Fluid::EMPTY,
         fold_due: i64::MAX,
@@ -205,7 +226,7 @@ impl Counter {
     pub fn message(&self, revision: Revision) -> Message {
         let slots = self.own.sums();
         let total = match &self.bucket {
-            Some(bucket) => bucket.own_total,
+            Some(bucket) => bucket.own_total.get(),
             None => slots
                 .iter()
                 .fold(Units::ZERO, |total, slot| total.saturating_add(slot.sum)),
@@ -226,7 +247,8 @@ impl Counter {
     pub fn has_own(&self) -> bool {
         let of_bucket = self.bucket.as_ref();
         self.own.iter().next().is_some()
-            || of_bucket.is_some_and(|bucket| !bucket.own_total.is_zero() || bucket.base.is_some())
+            || of_bucket
+                .is_some_and(|bucket| !bucket.own_total.get().is_zero() || bucket.base.is_some())
     }
 
     /// Returns what the other origins counted, by which an idle counter may be told from a live one.
@@ -335,7 +357,7 @@ const fn own_table(limit: &LimitSpec) -> SlotTable {
         Algorithm::Window(WindowSpec::Calendar(_) | WindowSpec::Fixed(_)) => {
             SlotTable::new(WINDOWS_MAX, Drops::Farthest)
         }
-        Algorithm::Window(WindowSpec::Sliding(_)) => SlotTable::new(SLOTS_MAX, Drops::Oldest),
+        Algorithm::Window(WindowSpec::Sliding(_)) => SlotTable::new(OWN_SLOTS_MAX, Drops::Oldest),
         Algorithm::TokenBucket(_) | Algorithm::LeakyBucket(_) => {
             SlotTable::new(BUCKET_SLOTS_MAX, Drops::Oldest)
         }
@@ -346,7 +368,7 @@ const fn own_table(limit: &LimitSpec) -> SlotTable {
 /// which slot is the present one; so it holds more windows than several origins tell of.
 const fn others_table(limit: &LimitSpec) -> SlotTable {
     match limit.algorithm() {
-        Algorithm::Window(_) => SlotTable::new(SLOTS_MAX, Drops::Oldest),
+        Algorithm::Window(_) => SlotTable::new(OWN_SLOTS_MAX, Drops::Oldest),
         Algorithm::TokenBucket(_) | Algorithm::LeakyBucket(_) => own_table(limit),
     }
 }

@@ -12,8 +12,10 @@ use super::SlotSum;
 use crate::time::UnixMs;
 use crate::units::Units;
 
-/// The use of one slot.
+/// The use of one slot. Packed, as all that counters hold: there are millions, and each decision waits
+/// for the memory of some.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C, packed(8))]
 pub(super) struct Slot {
     /// Its first instant, in milliseconds since 1970.
     pub(super) start: i64,
@@ -29,11 +31,12 @@ const NONE: Slot = Slot {
 
 /// The sum of the older slots from an index on, and for which cuts it holds: `from <= cut < until`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C, packed(8))]
 struct OlderSum {
     from: i64,
     until: i64,
-    first_live: usize,
     sum: i128,
+    first_live: usize,
 }
 
 impl OlderSum {
@@ -63,22 +66,56 @@ pub(super) enum Drops {
 
 /// Slots of one counter.
 #[derive(Debug, Clone)]
+#[repr(C)]
 pub(super) struct SlotTable {
-    slots_max: usize,
-    drops: Drops,
     newest: Slot,
-    older: VecDeque<Slot>,
+    slots_max: u16,
+    drops: Drops,
     older_sum: OlderSum,
+    older: Older,
+}
+
+/// The slots before the newest, ascending; most counters have none.
+#[derive(Debug, Clone, Default)]
+#[expect(
+    clippy::box_collection,
+    reason = "a third of the memory where there are none, as mostly"
+)]
+struct Older(Option<Box<VecDeque<Slot>>>);
+
+impl Older {
+    fn iter(&self) -> impl Iterator<Item = &Slot> {
+        self.0.iter().flat_map(|slots| slots.iter())
+    }
+
+    fn get(&self, index: usize) -> Option<&Slot> {
+        self.0.as_deref()?.get(index)
+    }
+
+    fn len(&self) -> usize {
+        self.0.as_deref().map_or(0, VecDeque::len)
+    }
+
+    fn find(&self, start: i64) -> Result<usize, usize> {
+        let slots = self.0.as_deref();
+        slots.map_or(Err(0), |slots| {
+            slots.binary_search_by_key(&start, |slot| slot.start)
+        })
+    }
+
+    fn slots(&mut self) -> &mut VecDeque<Slot> {
+        self.0.get_or_insert_default()
+    }
 }
 
 impl SlotTable {
     /// Begins with no slots, of which there will be at most `slots_max`, at least 2.
-    pub(super) const fn new(slots_max: usize, drops: Drops) -> Self {
+    pub(super) const fn new(slots_max: u16, drops: Drops) -> Self {
         Self {
             slots_max,
             drops,
             newest: NONE,
-            older: VecDeque::new(),
+            older: Older(None),
             older_sum: OlderSum::STALE,
         }
     }
@@ -167,13 +204,13 @@ impl SlotTable {
     /// Puts the slot that was the newest behind the older ones.
     fn pass(&mut self, passed: Slot) {
         if self.is_full() {
-            self.older.pop_front();
+            self.older.slots().pop_front();
             match self.older_sum.first_live.checked_sub(1) {
                 Some(first_live) => self.older_sum.first_live = first_live,
                 None => self.older_sum = OlderSum::STALE,
             }
         }
-        self.older.push_back(passed);
+        self.older.slots().push_back(passed);
         if !self.older_sum.is_stale() {
             self.older_sum.until = self.older_sum.until.min(passed.start);
             self.older_sum.sum = self.older_sum.sum.saturating_add(passed.sum);
@@ -184,14 +221,14 @@ impl SlotTable {
         self.older_sum = OlderSum::STALE;
         match self.find(made.start) {
             Ok(index) => {
-                if let Some(slot) = self.older.get_mut(index) {
+                if let Some(slot) = self.older.slots().get_mut(index) {
                     slot.sum = slot.sum.saturating_add(made.sum);
                 }
             }
             Err(0) if self.is_full() && self.drops == Drops::Oldest => {}
             Err(index) => {
                 let is_full = self.is_full();
-                self.older.insert(index, made);
+                self.older.slots().insert(index, made);
                 if is_full {
                     self.drop_one(made.start);
                 }
@@ -201,20 +238,22 @@ impl SlotTable {
 
     /// Drops the slot that goes where one that is not the newest was charged.
     fn drop_one(&mut self, charged: i64) {
-        let oldest = self.older.front().map_or(charged, |slot| slot.start);
+        let oldest = self.older.get(0).map_or(charged, |slot| slot.start);
         let behind = charged.saturating_sub(oldest);
         let ahead = self.newest.start.saturating_sub(charged);
         if self.drops == Drops::Farthest && ahead > behind {
             // The newest lies beside the older ones, of which the last takes its place.
-            self.newest = self.older.pop_back().unwrap_or(NONE);
+            self.newest = self.older.slots().pop_back().unwrap_or(NONE);
         } else {
-            self.older.pop_front();
+            self.older.slots().pop_front();
         }
     }
 
     /// Drops the slots that start before an instant.
     pub(super) fn drop_before(&mut self, start: UnixMs) {
-        self.older.retain(|slot| slot.start >= start.get());
+        if let Some(older) = &mut self.older.0 {
+            older.retain(|slot| slot.start >= start.get());
+        }
         if self.newest.start < start.get() {
             self.newest = NONE;
         }
@@ -238,11 +277,11 @@ impl SlotTable {
     }
 
     fn is_full(&self) -> bool {
-        self.older.len() >= self.slots_max.saturating_sub(1)
+        self.older.len() >= usize::from(self.slots_max.saturating_sub(1))
     }
 
     fn find(&self, start: i64) -> Result<usize, usize> {
-        self.older.binary_search_by_key(&start, |slot| slot.start)
+        self.older.find(start)
     }
 }
 

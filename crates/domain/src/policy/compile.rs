@@ -8,6 +8,7 @@ use std::collections::HashMap;
 
 use foldhash::quality::RandomState;
 
+use crate::hash::{Canonical, Hash128};
 use crate::request::{Field, Request};
 
 use super::error::PolicyError;
@@ -21,27 +22,31 @@ const LIMITS_MAX: usize = 100_000;
 /// One limit at one attachment.
 #[derive(Debug, Clone)]
 pub struct CompiledLimit {
-    id: LimitId,
+    pub(super) id: LimitId,
     policy: usize,
     attachment: usize,
-    limit: usize,
+    pub(super) limit: usize,
+    /// Whether it counts by the same keys as the limit before it in its policy.
+    pub(super) has_keys_of_before: bool,
 }
 
 /// One policy at one attachment: matched as one.
 #[derive(Debug)]
-struct Rule {
+pub(super) struct Rule {
     policy: usize,
     attachment: usize,
     /// The first of its limits in the set, and the first after them.
-    limits: (usize, usize),
+    pub(super) limits: (usize, usize),
+    /// Made of the names of policy and attachment, so it stays when other things of them change.
+    pub(super) name: Hash128,
 }
 
 /// A set of policies, ready to match.
 #[derive(Debug, Default)]
 pub struct CompiledSet {
-    policies: Vec<Policy>,
+    pub(super) policies: Vec<Policy>,
     rules: Vec<Rule>,
-    limits: Vec<CompiledLimit>,
+    pub(super) limits: Vec<CompiledLimit>,
     by_app: Index,
     by_model: Index,
     others: Vec<usize>,
@@ -64,12 +69,15 @@ pub fn compile(policies: Vec<Policy>) -> Result<CompiledSet, Vec<PolicyError>> {
     for (policy, number) in policies.iter().zip(0..) {
         for (attachment, place) in policy.attachments.iter().zip(0..) {
             let first = set.limits.len();
+            let mut before: Option<&Limit> = None;
             for (limit, index) in policy.limits.iter().zip(0..) {
+                let before = before.replace(limit);
                 set.limits.push(CompiledLimit {
                     id: policy.limit_id(attachment, limit),
                     policy: number,
                     attachment: place,
                     limit: index,
+                    has_keys_of_before: before.is_some_and(|before| before.per == limit.per),
                 });
             }
             if set.limits.len() > LIMITS_MAX {
@@ -81,6 +89,10 @@ pub fn compile(policies: Vec<Policy>) -> Result<CompiledSet, Vec<PolicyError>> {
                 policy: number,
                 attachment: place,
                 limits: (first, set.limits.len()),
+                name: Canonical::new("rule/1")
+                    .text(&policy.name)
+                    .text(&attachment.name)
+                    .finish128(),
             });
         }
     }
@@ -246,6 +258,16 @@ impl<'s> Matching<'s, '_> {
         self.filter(move |applies| applies.limit.from == from)
     }
 
+    /// Returns the next rule that holds, with its policy.
+    pub(super) fn next_that_fits(&mut self) -> Option<(&'s Rule, &'s Policy)> {
+        loop {
+            let rule = self.next_rule()?;
+            if self.fits(rule) {
+                return Some((rule, self.set.policies.get(rule.policy)?));
+            }
+        }
+    }
+
     /// Takes the candidate that comes first in the set; a rule is filed in one place only.
     fn next_rule(&mut self) -> Option<&'s Rule> {
         let heads = self.candidates.iter().filter_map(|rules| rules.first());
@@ -277,10 +299,8 @@ impl<'s> Iterator for Matching<'s, '_> {
         loop {
             let (index, end) = self.limits;
             if index >= end {
-                let rule = self.next_rule()?;
-                if self.fits(rule) {
-                    self.limits = rule.limits;
-                }
+                let (rule, _) = self.next_that_fits()?;
+                self.limits = rule.limits;
                 continue;
             }
             self.limits = (index.saturating_add(1), end);

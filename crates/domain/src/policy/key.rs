@@ -3,6 +3,12 @@
 //! Invariant: two different (limit, tenant, values) never give the same bytes to hash, since each value
 //! carries its length; BLAKE3 keeps whoever chooses values (a header, a user) from choosing a counter.
 //! Nothing is allocated for keys of up to [`BUFFER_BYTES`].
+//!
+//! A key is stored and told to others. Within a process the same values make a [`Place`], which costs a
+//! tenth: it is hashed with keys that nobody else knows, and once for all limits of a rule that count by
+//! the same values.
+
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 
 use crate::hash::Hash128;
 use crate::request::{Field, Request};
@@ -20,6 +26,32 @@ const MISSING: u32 = u32::MAX;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CounterKey(pub Hash128);
 
+/// Where the counters of one rule for some values lie in a process: 128 bits, so that two never share a
+/// place by accident. It means nothing outside of the process, and its order nothing at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Place(pub u128);
+
+/// Makes places. Both halves are keyed (`SipHash`), so that whoever chooses values cannot make them meet.
+#[derive(Debug, Clone)]
+pub struct Placing([RandomState; 2]);
+
+impl Placing {
+    /// Takes two states with keys of their own, both drawn at the process's start.
+    #[must_use]
+    pub const fn new(halves: [RandomState; 2]) -> Self {
+        Self(halves)
+    }
+
+    fn place(&self, bytes: &[u8]) -> Place {
+        let [high, low] = self.0.each_ref().map(|half| {
+            let mut hasher = half.build_hasher();
+            hasher.write(bytes);
+            u128::from(hasher.finish())
+        });
+        Place((high << 64) | low)
+    }
+}
+
 /// Whether a limit that matches counts a request, and by which counter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Keyed<'s> {
@@ -33,33 +65,40 @@ pub enum Keyed<'s> {
 
 /// Finds the counter of a limit for a request.
 pub(super) fn key_of<'s>(id: LimitId, limit: &'s Limit, request: &Request<'_>) -> Keyed<'s> {
-    let mut bytes = KeyBytes::of(id);
-    bytes.value(request.text(Field::Tenant));
-    for key in &limit.per {
-        let is_there = match key {
-            Key::Field(field) => bytes.value(request.key(*field)),
-            Key::Header(name) => {
-                let value = request.header(name);
-                bytes.value(value.filter(|value| !value.is_empty()))
-            }
-            Key::Constant(text) => bytes.value(Some(text)),
-            Key::Cel(cel) => match cel.value(request) {
-                Ok(Value::Text(text)) => bytes.value(Some(&*text).filter(|text| !text.is_empty())),
-                // The type is the expression's own, so a number is never taken for a text.
-                Ok(Value::Whole(number)) => bytes.put(&number.to_be_bytes()),
-                Ok(Value::Truth(truth)) => bytes.put(&[u8::from(truth)]),
-                Err(_) => bytes.value(None),
-            },
-        };
-        if !is_there {
-            match limit.missing_key {
-                MissingKey::Shared => {}
-                MissingKey::Skip => return Keyed::Skipped,
-                MissingKey::Deny => return Keyed::Denied(key),
-            }
-        }
+    let mut bytes = KeyBytes::of(id.0);
+    let missing = bytes.values(limit, request);
+    match (missing, limit.missing_key) {
+        (Some(_), MissingKey::Skip) => Keyed::Skipped,
+        (Some(key), MissingKey::Deny) => Keyed::Denied(key),
+        (Some(_), MissingKey::Shared) | (None, _) => Keyed::Counts(CounterKey(bytes.finish())),
     }
-    Keyed::Counts(CounterKey(bytes.finish()))
+}
+
+impl Limit {
+    /// Returns the key of its counter for a request that it counts.
+    #[must_use]
+    pub fn counter_key(&self, id: LimitId, request: &Request<'_>) -> CounterKey {
+        let mut bytes = KeyBytes::of(id.0);
+        bytes.values(self, request);
+        CounterKey(bytes.finish())
+    }
+}
+
+/// Finds where the counters of a rule lie that count by the keys of this limit; and the first key that
+/// the request lacks.
+pub(super) fn place_of<'s>(
+    rule: Hash128,
+    limit: &'s Limit,
+    request: &Request<'_>,
+    placing: &Placing,
+) -> (Place, Option<&'s Key>) {
+    let mut bytes = KeyBytes::of(rule);
+    let missing = bytes.values(limit, request);
+    let place = match &bytes.long {
+        Some(_) => placing.place(&bytes.finish().to_bytes()),
+        None => placing.place(bytes.short()),
+    };
+    (place, missing)
 }
 
 impl Limit {
@@ -100,14 +139,43 @@ struct KeyBytes {
 }
 
 impl KeyBytes {
-    fn of(id: LimitId) -> Self {
+    fn of(whose: Hash128) -> Self {
         let mut bytes = Self {
             buffer: [0; BUFFER_BYTES],
             length: 0,
             long: None,
         };
-        bytes.put(&id.0.to_bytes());
+        bytes.put(&whose.to_bytes());
         bytes
+    }
+
+    /// Adds the tenant and the values of a limit's keys; returns the first key that is missing.
+    fn values<'s>(&mut self, limit: &'s Limit, request: &Request<'_>) -> Option<&'s Key> {
+        self.value(request.text(Field::Tenant));
+        let mut missing = None;
+        for key in &limit.per {
+            let is_there = match key {
+                Key::Field(field) => self.value(request.key(*field)),
+                Key::Header(name) => {
+                    let value = request.header(name);
+                    self.value(value.filter(|value| !value.is_empty()))
+                }
+                Key::Constant(text) => self.value(Some(text)),
+                Key::Cel(cel) => match cel.value(request) {
+                    Ok(Value::Text(text)) => {
+                        self.value(Some(&*text).filter(|text| !text.is_empty()))
+                    }
+                    // The type is the expression's own, so a number is never taken for a text.
+                    Ok(Value::Whole(number)) => self.put(&number.to_be_bytes()),
+                    Ok(Value::Truth(truth)) => self.put(&[u8::from(truth)]),
+                    Err(_) => self.value(None),
+                },
+            };
+            if !is_there && missing.is_none() {
+                missing = Some(key);
+            }
+        }
+        missing
     }
 
     /// Adds a value behind its length; returns whether there is one.
@@ -132,7 +200,7 @@ impl KeyBytes {
             self.length = end;
         } else {
             let mut long = Box::new(blake3::Hasher::new());
-            long.update(self.buffer.get(..self.length).unwrap_or_default());
+            long.update(self.short());
             long.update(bytes);
             self.long = Some(long);
         }
@@ -142,7 +210,11 @@ impl KeyBytes {
     fn finish(&self) -> Hash128 {
         match &self.long {
             Some(long) => Hash128::of_blake3(&long.finalize()),
-            None => Hash128::of(self.buffer.get(..self.length).unwrap_or_default()),
+            None => Hash128::of(self.short()),
         }
+    }
+
+    fn short(&self) -> &[u8] {
+        self.buffer.get(..self.length).unwrap_or_default()
     }
 }

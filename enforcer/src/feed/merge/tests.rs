@@ -11,7 +11,7 @@ use domain::units::Units;
 use proptest::prelude::*;
 
 use super::*;
-use crate::counters::{Counted, Verdicts};
+use crate::counters::{Counted, Named, Verdicts};
 use crate::engine::PoliciesInForce;
 
 const OWN: ReplicaId = ReplicaId(1);
@@ -72,7 +72,7 @@ fn level(
     let counted = Counted {
         limit,
         id: *id,
-        key,
+        key: Named::Key(key),
         moment: limit.moment(now),
         asked: domain::decision::Asked::Units(Units::ZERO),
         charge: Units::ZERO,

@@ -106,7 +106,7 @@ impl Counter {
     pub fn grounds(&self, limit: &LimitSpec, moment: Moment) -> Grounds {
         let counts = counting(limit, moment);
         let own = match &self.bucket {
-            Some(bucket) => bucket.own_total,
+            Some(bucket) => bucket.own_total.get(),
             None => summed(
                 self.own
                     .iter()
@@ -155,7 +155,8 @@ impl Counter {
     pub fn from_grounds(limit: &LimitSpec, grounds: &Grounds) -> Self {
         // Whose use it was does not matter to a verdict.
         let mut counter = Self::new(limit, Origin::Opening);
-        counter.own = SlotTable::new(grounds.slots.len().max(2), Drops::Oldest);
+        let slots_max = u16::try_from(grounds.slots.len()).unwrap_or(u16::MAX);
+        counter.own = SlotTable::new(slots_max.max(2), Drops::Oldest);
         for slot in &grounds.slots {
             counter.own.add(slot.start, slot.sum);
         }

@@ -54,10 +54,12 @@ impl Counter {
             return;
         };
         let start = moment.slot.start();
-        bucket.own_total = bucket.own_total.saturating_add(units);
+        bucket.own_total.add(units);
         bucket.exact.charge(walk, moment.now, units);
         let is_in_order = start >= bucket.merged.at();
-        let is_folded = bucket.base.as_deref().is_some_and(|base| start < base.at());
+        // The walk begins at the base, so what comes after it lies behind that.
+        let is_folded =
+            !is_in_order && bucket.base.as_deref().is_some_and(|base| start < base.at());
         if !is_folded {
             self.own.add(start, units);
         }
@@ -123,7 +125,7 @@ impl Counter {
             seen.unwrap_or(own).saturating_sub(own).or_zero()
         });
         // Others saw more of this process than this counter knows: it is one that began anew.
-        bucket.own_total = bucket.own_total.saturating_add(seen);
+        bucket.own_total.add(seen);
         bucket.base = base.map(Box::new);
         true
     }
@@ -142,7 +144,7 @@ impl Counter {
 /// Returns all that this process charged in slots before an instant.
 fn own_before(bucket: &Bucket, own: &SlotTable, at: UnixMs) -> Units {
     let since = own.iter().filter(|slot| slot.start >= at.get());
-    since.fold(bucket.own_total, |rest, slot| {
+    since.fold(bucket.own_total.get(), |rest, slot| {
         rest.saturating_sub(Units::new(slot.sum))
     })
 }

@@ -1,6 +1,7 @@
 //! The matcher against a slow, obvious one, over random policies and requests.
 
 use std::collections::HashMap;
+use std::hash::RandomState;
 use std::net::IpAddr;
 
 use proptest::prelude::{Strategy, any, prop, prop_assert_eq, prop_oneof, proptest};
@@ -9,7 +10,7 @@ use super::set;
 use crate::event::Dimensions;
 use crate::ids::{AppId, ModelId, ProviderId, TenantId};
 use crate::policy::model::CountedFrom;
-use crate::policy::{CounterKey, Keyed};
+use crate::policy::{CompiledSet, CounterKey, Keyed, Place, Placed, Placing};
 use crate::request::Request;
 
 /// Few words, so that policies and requests meet.
@@ -270,10 +271,48 @@ fn slowly(policies: &[SlowPolicy], request: &SlowRequest) -> Vec<(String, String
 }
 
 /// What applies, as the matcher says it: the same names, and the keys as they are hashed.
-fn quickly(
-    set: &crate::policy::CompiledSet,
+fn quickly(set: &CompiledSet, request: &SlowRequest) -> Vec<(String, Option<CounterKey>)> {
+    with(request, |asked| {
+        let applied = set.matching(asked).map(|one| {
+            let name = format!(
+                "{}/{}/{}",
+                one.policy.name, one.attachment.name, one.limit.name
+            );
+            let keyed = match one.keyed {
+                Keyed::Counts(key) => Some(key),
+                Keyed::Skipped => panic!("what is skipped is not yielded"),
+                Keyed::Denied(_) => None,
+            };
+            (name, keyed)
+        });
+        applied.collect()
+    })
+}
+
+/// What holds, as the quick way says it: places instead of keys, and the keys that it makes of them.
+fn placed(
+    set: &CompiledSet,
     request: &SlowRequest,
-) -> Vec<(String, Option<CounterKey>)> {
+    placing: &Placing,
+) -> Vec<(String, Option<(Place, CounterKey)>)> {
+    with(request, |asked| {
+        let mut held = Vec::new();
+        set.each_holding(asked, placing, |one| {
+            let (id, _, attachment, limit) = set.limit_at(one.index).unwrap();
+            assert_eq!((id, &limit.name), (one.id, &one.limit.name), "its index");
+            let name = format!("{}/{}/{}", one.policy.name, attachment.name, one.limit.name);
+            let placed = match one.placed {
+                Placed::Counts(place) => Some((place, one.limit.counter_key(one.id, asked))),
+                Placed::Denied(_) => None,
+            };
+            held.push((name, placed));
+        });
+        held
+    })
+}
+
+/// Looks at a request as protocols make it.
+fn with<T>(request: &SlowRequest, look: impl FnOnce(&Request<'_>) -> T) -> T {
     let headers: HashMap<String, String> = request
         .iter()
         .filter_map(|(name, value)| {
@@ -299,19 +338,7 @@ fn quickly(
         destination: None,
         headers: Some(&headers),
     };
-    let applied = set.matching(&asked).map(|one| {
-        let name = format!(
-            "{}/{}/{}",
-            one.policy.name, one.attachment.name, one.limit.name
-        );
-        let keyed = match one.keyed {
-            Keyed::Counts(key) => Some(key),
-            Keyed::Skipped => panic!("what is skipped is not yielded"),
-            Keyed::Denied(_) => None,
-        };
-        (name, keyed)
-    });
-    applied.collect()
+    look(&asked)
 }
 
 proptest! {
@@ -324,9 +351,19 @@ proptest! {
         // The same limit and the same words, if and only if the same hash.
         let mut by_words: HashMap<(String, String), Option<CounterKey>> = HashMap::new();
         let mut by_hash: HashMap<Option<CounterKey>, (String, String)> = HashMap::new();
+        let placing = Placing::new([RandomState::new(), RandomState::new()]);
+        let mut by_place: HashMap<(String, Place), CounterKey> = HashMap::new();
+        let mut by_key: HashMap<CounterKey, Place> = HashMap::new();
         for request in &requests {
             let slow = slowly(&policies, request);
             let quick = quickly(&set, request);
+            let placed = placed(&set, request, &placing);
+            let keys = placed.iter().map(|(name, placed)| (name.clone(), placed.map(|(_, key)| key)));
+            prop_assert_eq!(&keys.collect::<Vec<_>>(), &quick, "the same limits, and the same keys");
+            for (name, (place, key)) in placed.into_iter().filter_map(|(name, one)| Some((name, one?))) {
+                prop_assert_eq!(*by_key.entry(key).or_insert(place), place, "{}", &name);
+                prop_assert_eq!(*by_place.entry((name, place)).or_insert(key), key);
+            }
             let names = |all: &[(String, String)]| all.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
             prop_assert_eq!(names(&slow), quick.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>());
             for ((name, words), (_, keyed)) in slow.into_iter().zip(quick) {
@@ -384,7 +421,8 @@ fn long_values_have_keys_of_their_own() {
     );
     // Around what fits on the stack, alone and together.
     let texts = [1, 100, 116, 200, 230, 231, 232, 256, 999, 1000].map(|length| "x".repeat(length));
-    let mut keys = Vec::new();
+    let placing = Placing::new([RandomState::new(), RandomState::new()]);
+    let (mut keys, mut places) = (Vec::new(), Vec::new());
     for app in &texts {
         for user in &texts {
             let request = Request {
@@ -393,8 +431,14 @@ fn long_values_have_keys_of_their_own() {
                 ..Request::default()
             };
             keys.extend(set.matching(&request).map(|one| format!("{:?}", one.keyed)));
+            set.each_holding(&request, &placing, |one| {
+                places.push(format!("{:?}", one.placed));
+            });
         }
     }
+    places.sort();
+    places.dedup();
+    assert_eq!(places.len(), keys.len(), "nor a place");
     let count = keys.len();
     keys.sort();
     keys.dedup();

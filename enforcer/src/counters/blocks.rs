@@ -1,0 +1,93 @@
+//! Counters side by side with those that are mostly asked together.
+//!
+//! Invariant: a block holds each limit's counter once, all of one place; none is empty but for a moment.
+//! A decision finds all counters of a rule with one look-up, in memory that lies together. Deliberately
+//! absent: what a counter is ([`super::table`]).
+
+use domain::policy::Place;
+use domain::policy::model::LimitId;
+
+use super::table::Held;
+
+/// The counters that lie at one place: those of one rule for the same values. A table of blocks is small
+/// enough to stay in a cache, so that the first memory waited for is that of the counters.
+#[derive(Debug)]
+pub(super) struct Block(Box<[Held]>);
+
+impl Block {
+    /// Begins with one counter.
+    pub(super) fn of(held: Held) -> Self {
+        Self(Box::new([held]))
+    }
+
+    #[inline]
+    pub(super) fn is_at(&self, place: Place) -> bool {
+        self.0.first().is_some_and(|held| held.place == place)
+    }
+
+    /// Returns its place; nothing of one that is empty for a moment.
+    pub(super) fn place(&self) -> Place {
+        self.0.first().map_or(Place(0), |held| held.place)
+    }
+
+    #[inline]
+    pub(super) const fn held(&self) -> &[Held] {
+        &self.0
+    }
+
+    #[inline]
+    pub(super) fn get_mut(&mut self, position: usize) -> Option<&mut Held> {
+        self.0.get_mut(position)
+    }
+
+    /// Finds a limit's counter. Limits are asked in the order in which their counters came to be, so it
+    /// mostly is the one after that which was found before.
+    #[inline]
+    pub(super) fn position(&self, limit: LimitId, likely: usize) -> Option<usize> {
+        if self.0.get(likely).is_some_and(|held| held.limit == limit) {
+            return Some(likely);
+        }
+        self.0.iter().position(|held| held.limit == limit)
+    }
+
+    /// Adds a counter behind the others.
+    pub(super) fn push(&mut self, held: Held) {
+        self.edit(|all| {
+            all.reserve_exact(1);
+            all.push(held);
+        });
+    }
+
+    /// Takes a limit's counter out.
+    pub(super) fn take(&mut self, limit: LimitId) -> Option<Held> {
+        let position = self.position(limit, 0)?;
+        let mut taken = None;
+        self.edit(|all| taken = Some(all.remove(position)));
+        taken
+    }
+
+    /// Keeps the counters of which it is said so; says whether any are left. What stays whole, as almost
+    /// all does, is not moved.
+    pub(super) fn retain(&mut self, mut stays: impl FnMut(&mut Held) -> bool) -> bool {
+        let mut goes = Vec::new();
+        for (position, held) in self.0.iter_mut().enumerate() {
+            if !stays(held) {
+                goes.push(position);
+            }
+        }
+        if !goes.is_empty() {
+            self.edit(|all| {
+                for position in goes.into_iter().rev() {
+                    drop(all.remove(position));
+                }
+            });
+        }
+        !self.0.is_empty()
+    }
+
+    fn edit(&mut self, edit: impl FnOnce(&mut Vec<Held>)) {
+        let mut held = std::mem::take(&mut self.0).into_vec();
+        edit(&mut held);
+        self.0 = held.into_boxed_slice();
+    }
+}
