@@ -191,8 +191,8 @@ impl Counters {
         let mut found = table.position(hash, place, counted.id);
         if found.is_none() && !counted.charge.or_zero().is_zero() && self.room.take() {
             let counter = Counter::new(counted.limit, self.origin);
-            let held = Held::new(place, counted.id, key, counter);
-            self.put(&mut table, hash, held);
+            let held = Held::new(counted.id, key, counter);
+            self.put(&mut table, hash, place, held);
             found = table.position(hash, place, counted.id);
         }
         if let Some(found) = found {
@@ -226,7 +226,7 @@ impl Counters {
                         return;
                     }
                     if self.room.take() {
-                        self.put(table, hash, Held::new(place, id, key, counter));
+                        self.put(table, hash, place, Held::new(id, key, counter));
                     } else {
                         self.room.miss();
                     }
@@ -335,7 +335,7 @@ impl Counters {
         for shard in &self.shards {
             let mut table = shard.0.lock();
             let mut forgotten = 0_usize;
-            let mut stays = |held: &mut Held| {
+            let mut stays = |place: Place, held: &mut Held| {
                 let stays = limit_of(held.limit).is_some_and(|limit| {
                     if held.counter.others().is_some() {
                         held.counter.prune(&limit, now);
@@ -345,12 +345,15 @@ impl Counters {
                     !held.counter.is_idle(&limit, now)
                 });
                 if !stays {
-                    self.places.went(held.key, held.place);
+                    self.places.went(held.key, place);
                     forgotten = forgotten.saturating_add(1);
                 }
                 stays
             };
-            table.blocks.retain(|block| block.retain(&mut stays));
+            table.blocks.retain(|block| {
+                let place = block.place();
+                block.retain(|held| stays(place, held))
+            });
             self.room.give(forgotten);
             if forgotten > 0 {
                 let Table { blocks, changed } = &mut *table;
@@ -447,9 +450,9 @@ impl Counters {
     }
 
     /// Puts a counter at its place, for which room was taken.
-    fn put(&self, table: &mut Table, hash: u64, held: Held) {
-        self.places.came(held.key, held.place);
-        table.insert(hash, held, |place| self.hash(place));
+    fn put(&self, table: &mut Table, hash: u64, place: Place, held: Held) {
+        self.places.came(held.key, place);
+        table.insert(hash, place, held, |place| self.hash(place));
     }
 }
 

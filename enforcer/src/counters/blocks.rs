@@ -12,42 +12,50 @@ use super::table::Held;
 /// The counters that lie at one place: those of one rule for the same values. A table of blocks is small
 /// enough to stay in a cache, so that the first memory waited for is that of the counters.
 #[derive(Debug)]
-pub(super) struct Block(Box<[Held]>);
+pub(super) struct Block {
+    place: Place,
+    held: Box<[Held]>,
+}
 
 impl Block {
     /// Begins with one counter.
-    pub(super) fn of(held: Held) -> Self {
-        Self(Box::new([held]))
+    pub(super) fn of(place: Place, held: Held) -> Self {
+        let held = Box::new([held]);
+        Self { place, held }
     }
 
     #[inline]
     pub(super) fn is_at(&self, place: Place) -> bool {
-        self.0.first().is_some_and(|held| held.place == place)
+        self.place == place
     }
 
-    /// Returns its place; nothing of one that is empty for a moment.
-    pub(super) fn place(&self) -> Place {
-        self.0.first().map_or(Place(0), |held| held.place)
+    /// Returns its place.
+    pub(super) const fn place(&self) -> Place {
+        self.place
     }
 
     #[inline]
     pub(super) const fn held(&self) -> &[Held] {
-        &self.0
+        &self.held
     }
 
     #[inline]
     pub(super) fn get_mut(&mut self, position: usize) -> Option<&mut Held> {
-        self.0.get_mut(position)
+        self.held.get_mut(position)
     }
 
     /// Finds a limit's counter. Limits are asked in the order in which their counters came to be, so it
     /// mostly is the one after that which was found before.
     #[inline]
     pub(super) fn position(&self, limit: LimitId, likely: usize) -> Option<usize> {
-        if self.0.get(likely).is_some_and(|held| held.limit == limit) {
+        if self
+            .held
+            .get(likely)
+            .is_some_and(|held| held.limit == limit)
+        {
             return Some(likely);
         }
-        self.0.iter().position(|held| held.limit == limit)
+        self.held.iter().position(|held| held.limit == limit)
     }
 
     /// Adds a counter behind the others.
@@ -70,7 +78,7 @@ impl Block {
     /// all does, is not moved.
     pub(super) fn retain(&mut self, mut stays: impl FnMut(&mut Held) -> bool) -> bool {
         let mut goes = Vec::new();
-        for (position, held) in self.0.iter_mut().enumerate() {
+        for (position, held) in self.held.iter_mut().enumerate() {
             if !stays(held) {
                 goes.push(position);
             }
@@ -82,12 +90,12 @@ impl Block {
                 }
             });
         }
-        !self.0.is_empty()
+        !self.held.is_empty()
     }
 
     fn edit(&mut self, edit: impl FnOnce(&mut Vec<Held>)) {
-        let mut held = std::mem::take(&mut self.0).into_vec();
+        let mut held = std::mem::take(&mut self.held).into_vec();
         edit(&mut held);
-        self.0 = held.into_boxed_slice();
+        self.held = held.into_boxed_slice();
     }
 }

@@ -115,9 +115,8 @@ impl<'c> Locked<'c> {
                 Some((place, block, likely)) if place == spot.place => (block, likely),
                 _ => (table.block_index(spot.hash, spot.place), 0),
             };
-            let position = block
-                .and_then(|block| table.blocks.get_bucket(block))
-                .and_then(|block| block.position(counted.id, likely));
+            let found = block.and_then(|block| table.blocks.get_bucket(block));
+            let position = found.and_then(|block| block.position(counted.id, likely));
             spot.found = block.zip(position);
             let likely = position.map_or(likely, |position| position.saturating_add(1));
             before = Some((spot.place, block, likely));
@@ -192,14 +191,13 @@ impl<'c> Locked<'c> {
     }
 
     /// Puts a counter at its place, for which room was taken.
-    fn put(&mut self, spot: Spot, mut held: Held) {
+    fn put(&mut self, spot: Spot, held: Held) {
         if let Some(table) = self.tables.get_mut(spot.table) {
             if held.is_changed {
                 // Where it lay it is no longer found.
                 table.changed.push((spot.place, held.limit));
             }
-            held.place = spot.place;
-            self.counters.put(table, spot.hash, held);
+            self.counters.put(table, spot.hash, spot.place, held);
         }
     }
 
@@ -289,7 +287,7 @@ impl<'c> Locked<'c> {
             };
             let spot = *spot;
             let counter = Counter::new(counted.limit, self.counters.origin);
-            self.put(spot, Held::new(spot.place, counted.id, key, counter));
+            self.put(spot, Held::new(counted.id, key, counter));
             if let Some(table) = self.tables.get_mut(spot.table)
                 && let Some(found) = table.position(spot.hash, spot.place, counted.id)
             {

@@ -39,15 +39,14 @@ pub(super) type Found = (usize, usize);
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub(super) struct Held {
-    pub(super) place: Place,
     pub(super) limit: LimitId,
+    /// What the last denial stood on, and when; nothing once that is no longer true.
+    pub(super) denied: Option<Box<Denied>>,
     /// Whether it stands among the changed ones.
     pub(super) is_changed: bool,
     pub(super) counter: Counter,
     /// Its name outside of this process.
     pub(super) key: CounterKey,
-    /// What the last denial stood on, and when; nothing once that is no longer true.
-    pub(super) denied: Option<Box<Denied>>,
 }
 
 /// What a denial stood on. Many denials follow each other while a counter stays as it is, and taking its
@@ -59,19 +58,13 @@ pub(super) struct Denied {
 }
 
 impl Held {
-    pub(super) const fn new(
-        place: Place,
-        limit: LimitId,
-        key: CounterKey,
-        counter: Counter,
-    ) -> Self {
+    pub(super) const fn new(limit: LimitId, key: CounterKey, counter: Counter) -> Self {
         Self {
-            place,
             limit,
+            denied: None,
             is_changed: false,
             counter,
             key,
-            denied: None,
         }
     }
 
@@ -141,13 +134,19 @@ impl Table {
     }
 
     /// Adds a counter of which there is none yet, at its place.
-    pub(super) fn insert(&mut self, hash: u64, held: Held, rehash: impl Fn(Place) -> u64) {
-        let place = held.place;
+    pub(super) fn insert(
+        &mut self,
+        hash: u64,
+        place: Place,
+        held: Held,
+        rehash: impl Fn(Place) -> u64,
+    ) {
         match self.blocks.find_mut(hash, |block| block.is_at(place)) {
             Some(block) => block.push(held),
             None => {
                 let rehash = |block: &Block| rehash(block.place());
-                self.blocks.insert_unique(hash, Block::of(held), rehash);
+                self.blocks
+                    .insert_unique(hash, Block::of(place, held), rehash);
             }
         }
     }
@@ -184,13 +183,17 @@ impl Table {
         if units.is_zero() {
             return;
         }
-        if let Some(held) = self.at_mut(Some(found)) {
+        let (block, position) = found;
+        let Some(block) = self.blocks.get_bucket_mut(block) else {
+            return;
+        };
+        let place = block.place();
+        if let Some(held) = block.get_mut(position) {
             held.counter.charge(counted.limit, counted.moment, units);
             held.denied = None;
             if !held.is_changed {
                 held.is_changed = true;
-                let name = (held.place, held.limit);
-                self.changed.push(name);
+                self.changed.push((place, held.limit));
             }
         }
     }
@@ -198,10 +201,14 @@ impl Table {
 
 #[cfg(test)]
 mod tests {
+    use std::mem::offset_of;
+
     use super::*;
 
     #[test]
     fn a_counter_takes_four_cache_lines() {
         assert_eq!(size_of::<Held>(), 256, "{}", size_of::<Counter>());
+        // The first holds what all decisions look at, the first slot with it.
+        assert_eq!(offset_of!(Held, counter), 32);
     }
 }

@@ -32,14 +32,15 @@ const OWN_SLOTS_MAX: u16 = 64;
 
 const _: () = assert!(SLOTS_MAX == 64, "both are one bound");
 
-/// One limit's use by one key, as one replica sees it. What a decision looks at comes first.
+/// One limit's use by one key, as one replica sees it. What a decision looks at comes first; what one
+/// of a bucket does lies in lines of its own.
 #[derive(Debug, Clone)]
 #[repr(C)]
 pub struct Counter {
     others: Option<Box<Others>>,
     own: SlotTable,
-    bucket: Option<Bucket>,
     origin: Origin,
+    bucket: Option<Bucket>,
 }
 
 /// What the other origins counted: by origin, and all together.
@@ -383,4 +384,20 @@ fn slots<'a>(own: &'a SlotTable, others: Option<&'a Others>) -> impl Iterator<It
         (Some(_), _) => own.next(),
         (None, _) => others.next(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::mem::offset_of;
+
+    use super::*;
+
+    /// Behind 32 bytes of whoever holds counters by cache lines of 64.
+    #[test]
+    fn a_window_lies_in_one_line_and_a_bucket_in_two_more() {
+        let [own, bucket] = [offset_of!(Counter, own), offset_of!(Counter, bucket)];
+        assert_eq!((own, size_of::<Slot>()), (8, 24), "the newest slot");
+        assert_eq!(bucket, 96, "128 with what lies before");
+        assert!(size_of::<Option<Bucket>>() <= 128);
+    }
 }

@@ -29,14 +29,15 @@ const NONE: Slot = Slot {
     sum: 0,
 };
 
-/// The sum of the older slots from an index on, and for which cuts it holds: `from <= cut < until`.
+/// The sum of the older slots from an index on, and for which cuts it holds: `from <= cut < until`. Packed
+/// so that what a bucket's decision reads, behind it, begins a cache line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(C, packed(8))]
+#[repr(C, packed(2))]
 struct OlderSum {
     from: i64,
     until: i64,
     sum: i128,
-    first_live: usize,
+    first_live: u16,
 }
 
 impl OlderSum {
@@ -167,7 +168,7 @@ impl SlotTable {
     /// Takes the slots out of a sum that no longer start after `cut`.
     fn sum_from(&self, mut older: OlderSum, cut: i64) -> OlderSum {
         older.until = i64::MAX;
-        while let Some(slot) = self.older.get(older.first_live) {
+        while let Some(slot) = self.older.get(usize::from(older.first_live)) {
             if slot.start > cut {
                 older.until = slot.start;
                 break;
@@ -177,7 +178,7 @@ impl SlotTable {
             older.sum = older.sum.saturating_sub(slot.sum);
         }
         if matches!(older.sum, i128::MIN | i128::MAX) {
-            older.sum = saturating_sum(self.older.iter().skip(older.first_live));
+            older.sum = saturating_sum(self.older.iter().skip(usize::from(older.first_live)));
         }
         older
     }
