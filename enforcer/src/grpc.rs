@@ -146,7 +146,8 @@ impl Services {
         if !is_grpc(&request) {
             return no_grpc();
         }
-        let answered = soon::within(SILENCE_MAX, self.route(request)).await;
+        let call = pin!(self.route(request));
+        let answered = soon::within(SILENCE_MAX, call).await;
         answered.unwrap_or_else(|_late| {
             Status::deadline_exceeded("the call's message did not come within 10 seconds")
                 .into_http()

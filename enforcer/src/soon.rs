@@ -1,9 +1,10 @@
 //! Bounds on waiting that cost nothing where there is nothing to wait for.
 //!
-//! Invariant: a future that is ready at once meets no timer and no clock.
+//! Invariant: a future that is ready at once meets no timer and no clock. It stays where the caller has
+//! pinned it: kept here it would be there twice, and moved with whatever waits for it.
 
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -15,9 +16,11 @@ use tokio::time::timeout;
 /// # Errors
 ///
 /// It took longer.
-pub(crate) async fn within<F: Future>(bound: Duration, future: F) -> Result<F::Output, Elapsed> {
-    let mut future = pin!(future);
-    let at_once = poll_fn(|context| match future.as_mut().poll(context) {
+pub(crate) async fn within<F: Future + Unpin>(
+    bound: Duration,
+    mut future: F,
+) -> Result<F::Output, Elapsed> {
+    let at_once = poll_fn(|context| match Pin::new(&mut future).poll(context) {
         Poll::Ready(output) => Poll::Ready(Some(output)),
         Poll::Pending => Poll::Ready(None),
     });
@@ -30,6 +33,7 @@ pub(crate) async fn within<F: Future>(bound: Duration, future: F) -> Result<F::O
 #[cfg(test)]
 mod tests {
     use std::future::{pending, ready};
+    use std::pin::pin;
 
     use super::*;
 
@@ -41,7 +45,7 @@ mod tests {
             tokio::task::yield_now().await;
             2
         };
-        assert_eq!(within(long, later).await.ok(), Some(2));
+        assert_eq!(within(long, pin!(later)).await.ok(), Some(2));
         let short = Duration::from_millis(1);
         assert!(within(short, pending::<()>()).await.is_err(), "it ends");
     }

@@ -47,7 +47,9 @@ where
             Err(status) => status.into_http(),
         },
         Some(Err(_)) | None => {
-            by_tonic(Request::from_parts(parts, Full::from(taken)), answer).await
+            // A future of its own, as each call's is copied several times before it is first polled.
+            let request = Request::from_parts(parts, Full::from(taken));
+            Box::pin(by_tonic(request, answer)).await
         }
     }
 }

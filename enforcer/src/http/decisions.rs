@@ -3,6 +3,7 @@
 //! Invariant: an answer of 200 decides, allow or deny; any other status decides nothing and charges
 //! nothing. Deliberately absent: what the gateway does with a denial.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -58,7 +59,11 @@ async fn collect(mut body: Incoming) -> Result<Bytes, Problem> {
         return Err(too_large());
     }
     // A small body comes together with its headers.
-    match soon::within(BODY_WITHIN, take(&mut body, said)).await {
+    let taken = {
+        let taking = pin!(take(&mut body, said));
+        soon::within(BODY_WITHIN, taking).await
+    };
+    match taken {
         Ok(Ok(taken)) if taken.len() > BODY_BYTES_MAX => {
             // A peer that is still sending would not see the answer.
             let passed = tokio::time::timeout(PASSED_WITHIN, pass(&mut body)).await;
