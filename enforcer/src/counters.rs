@@ -1,7 +1,7 @@
 //! The counters of this process: one per limit and key, in shards, decided over atomically.
 //!
-//! Invariant: whoever touches several counters holds the locks of all their shards, taken in index
-//! order, from the first check to the last charge; so decisions are as if one came after the other, and
+//! Invariant: whoever touches several counters holds the locks of all their shards, waited for in index
+//! order alone, from the first check to the last charge; so decisions are as if one came after the other, and
 //! a refused ask leaves everything as it was. A counter comes into being when it is first charged or
 //! merged, so what is only asked for takes no memory. Deliberately absent: time, names of limits, and
 //! who sends what is taken here.
@@ -19,6 +19,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use domain::account::{Counter, Message, Origin, ReplicaId, Revision};
 use domain::decision::{Asked, Decision, Outcome, Verdict};
 use domain::feed::Entry;
+use domain::hash::HashKey;
 use domain::limit::LimitSpec;
 use domain::policy::model::LimitId;
 use domain::policy::{CounterKey, Place, Placing};
@@ -70,7 +71,10 @@ impl Counters {
         Self {
             origin: Origin::Replica(replica),
             hasher: RandomState::default(),
-            placing: Placing::new([Keyed::new(), Keyed::new()]),
+            // std's random state is keyed by the system's randomness, and no two are alike.
+            placing: Placing::new(HashKey::new(std::array::from_fn(|word| {
+                Keyed::new().hash_one(word)
+            }))),
             room: Room::new(max),
             shards: (0..shards).map(|_| Shard::default()).collect(),
             places: Places::new(),
@@ -243,14 +247,14 @@ impl Counters {
         work: impl FnOnce(&mut Table, u64, Place) -> T,
     ) -> T {
         loop {
-            let known = self.places.get(key);
+            let known = self.places.get((id, key));
             let place = known.unwrap_or_else(|| place_of(key));
             let hash = self.hash(place);
             let mut table = self.table_of(hash);
             // It may have moved, or be forgotten, before its lock was had.
             let is_here = match known {
                 Some(_) => table.find(hash, place, id).is_some(),
-                None => self.places.get(key).is_none(),
+                None => self.places.get((id, key)).is_none(),
             };
             if is_here {
                 return work(&mut table, hash, place);
@@ -345,7 +349,7 @@ impl Counters {
                     !held.counter.is_idle(&limit, now)
                 });
                 if !stays {
-                    self.places.went(held.key, place);
+                    self.places.went((held.limit, held.key), place);
                     forgotten = forgotten.saturating_add(1);
                 }
                 stays
@@ -422,18 +426,10 @@ impl Counters {
                 })
     }
 
-    /// Says whether a counter that is not at its place is to be looked for where its key says: where any
-    /// lies there, and where it is to come to be, which needs that lock.
-    fn may_lie_by_key(&self, purpose: Purpose) -> bool {
-        self.places.has_any_by_key() || purpose == Purpose::Charge && !self.room.is_full()
-    }
-
     /// A place is a hash already; the seed keeps whoever chooses keys from choosing shards.
     #[inline]
     fn hash(&self, place: Place) -> u64 {
-        let Place(place) = place;
-        let low = u64::try_from(place & u128::from(u64::MAX)).unwrap_or_default();
-        let high = u64::try_from(place >> 64).unwrap_or_default();
+        let Place([high, low]) = place;
         self.hasher.hash_one(high.rotate_left(32) ^ low)
     }
 
@@ -450,9 +446,10 @@ impl Counters {
     }
 
     /// Puts a counter at its place, for which room was taken.
-    fn put(&self, table: &mut Table, hash: u64, place: Place, held: Held) {
-        self.places.came(held.key, place);
-        table.insert(hash, place, held, |place| self.hash(place));
+    /// Returns its position in its block.
+    fn put(&self, table: &mut Table, hash: u64, place: Place, held: Held) -> usize {
+        self.places.came((held.limit, held.key), place);
+        table.insert(hash, place, held, |place| self.hash(place))
     }
 }
 

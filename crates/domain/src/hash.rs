@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use highway::{HighwayHasher, Key};
+use highway::{HighwayHash as _, HighwayHasher, Key};
 
 /// A 128-bit content hash: the first 16 bytes of BLAKE3 (<https://github.com/BLAKE3-team/BLAKE3-specs>).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -105,6 +105,12 @@ impl HashKey {
 
     pub(crate) fn hasher(self) -> HighwayHasher {
         HighwayHasher::new(self.0)
+    }
+
+    pub(crate) fn hash(self, bytes: &[u8]) -> [u64; 2] {
+        let mut hasher = self.hasher();
+        hasher.append(bytes);
+        hasher.finalize128()
     }
 }
 

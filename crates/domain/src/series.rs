@@ -163,9 +163,7 @@ impl SeriesCache {
             BatchStamp(hasher.finalize64().max(1))
         });
         write_content(&mut self.content, dimensions);
-        let mut hasher = self.key.hasher();
-        hasher.append(&self.content);
-        let content: ContentHash = hasher.finalize128();
+        let content: ContentHash = self.key.hash(&self.content);
         let hash = content[0];
         let is_known = |known: &Known| known.content == content;
         // Emptied before it is looked into, so that the entry can be handed out.

@@ -14,13 +14,13 @@ use super::table::Held;
 #[derive(Debug)]
 pub(super) struct Block {
     place: Place,
-    held: Box<[Held]>,
+    held: Vec<Held>,
 }
 
 impl Block {
     /// Begins with one counter.
     pub(super) fn of(place: Place, held: Held) -> Self {
-        let held = Box::new([held]);
+        let held = vec![held];
         Self { place, held }
     }
 
@@ -35,7 +35,7 @@ impl Block {
     }
 
     #[inline]
-    pub(super) const fn held(&self) -> &[Held] {
+    pub(super) fn held(&self) -> &[Held] {
         &self.held
     }
 
@@ -58,44 +58,30 @@ impl Block {
         self.held.iter().position(|held| held.limit == limit)
     }
 
-    /// Adds a counter behind the others.
-    pub(super) fn push(&mut self, held: Held) {
-        self.edit(|all| {
-            all.reserve_exact(1);
-            all.push(held);
-        });
+    /// Adds a counter behind the others, and returns its position.
+    pub(super) fn push(&mut self, held: Held) -> usize {
+        let position = self.held.len();
+        if position == self.held.capacity() {
+            // Most rules have few limits, which take no more than they need; many are not moved each time.
+            self.held.reserve_exact((position / 4).max(1));
+        }
+        self.held.push(held);
+        position
     }
 
     /// Takes a limit's counter out.
     pub(super) fn take(&mut self, limit: LimitId) -> Option<Held> {
         let position = self.position(limit, 0)?;
-        let mut taken = None;
-        self.edit(|all| taken = Some(all.remove(position)));
-        taken
+        Some(self.held.remove(position))
     }
 
-    /// Keeps the counters of which it is said so; says whether any are left. What stays whole, as almost
-    /// all does, is not moved.
-    pub(super) fn retain(&mut self, mut stays: impl FnMut(&mut Held) -> bool) -> bool {
-        let mut goes = Vec::new();
-        for (position, held) in self.held.iter_mut().enumerate() {
-            if !stays(held) {
-                goes.push(position);
-            }
-        }
-        if !goes.is_empty() {
-            self.edit(|all| {
-                for position in goes.into_iter().rev() {
-                    drop(all.remove(position));
-                }
-            });
+    /// Keeps the counters of which it is said so; says whether any are left.
+    pub(super) fn retain(&mut self, stays: impl FnMut(&mut Held) -> bool) -> bool {
+        let before = self.held.len();
+        self.held.retain_mut(stays);
+        if self.held.len() < before {
+            self.held.shrink_to_fit();
         }
         !self.held.is_empty()
-    }
-
-    fn edit(&mut self, edit: impl FnOnce(&mut Vec<Held>)) {
-        let mut held = std::mem::take(&mut self.held).into_vec();
-        edit(&mut held);
-        self.held = held.into_boxed_slice();
     }
 }

@@ -34,6 +34,9 @@ pub(super) struct Locked<'c> {
     shards: SmallVec<[usize; INLINE]>,
     tables: SmallVec<[MutexGuard<'c, Table>; INLINE]>,
     spots: SmallVec<[Spot; INLINE]>,
+    /// Whether any counter lay where its key says when it began: then each may. Else only those need
+    /// their keys that come to be.
+    has_any_by_key: bool,
 }
 
 /// Where the counter of one limit of a decision lies.
@@ -59,6 +62,7 @@ impl<'c> Locked<'c> {
             shards: SmallVec::new(),
             tables: SmallVec::new(),
             spots: SmallVec::new(),
+            has_any_by_key: counters.places.has_any_by_key(),
         };
         for counted in counted {
             let place = counted.key.place();
@@ -83,7 +87,8 @@ impl<'c> Locked<'c> {
             });
         }
         locked.lock();
-        while !locked.find(counted) && counters.may_lie_by_key(purpose) {
+        let may_come = purpose == Purpose::Charge && !counters.room.is_full();
+        while !locked.find(counted) && (locked.has_any_by_key || may_come) {
             locked.look_by_key(counted);
         }
         locked
@@ -120,8 +125,9 @@ impl<'c> Locked<'c> {
             spot.found = block.zip(position);
             let likely = position.map_or(likely, |position| position.saturating_add(1));
             before = Some((spot.place, block, likely));
-            is_certain &=
-                position.is_some() || spot.key.is_some() || matches!(counted.key, Named::Key(_));
+            is_certain &= position.is_some()
+                || spot.key.is_some()
+                || !needs_key(counted, self.has_any_by_key);
         }
         is_certain
     }
@@ -131,7 +137,7 @@ impl<'c> Locked<'c> {
     #[cold]
     fn look_by_key(&mut self, counted: &[Counted<'_>]) {
         for (spot, counted) in self.spots.iter_mut().zip(counted) {
-            if spot.found.is_none() && matches!(counted.key, Named::Values { .. }) {
+            if spot.found.is_none() && needs_key(counted, self.has_any_by_key) {
                 spot.key = Some(counted.key());
             }
         }
@@ -154,7 +160,7 @@ impl<'c> Locked<'c> {
             let spot = *spot;
             let held = spot.key.and_then(|key| self.take_by_key(key, counted));
             if let Some(held) = held {
-                self.put(spot, held);
+                let _found_again_by_the_caller = self.put(spot, held);
             }
         }
     }
@@ -186,19 +192,19 @@ impl<'c> Locked<'c> {
         let shard = self.counters.shard_of(hash);
         let table = self.shards.iter().position(|known| *known == shard)?;
         let held = self.tables.get_mut(table)?.take(hash, place, counted.id)?;
-        self.counters.places.went(key, place);
+        self.counters.places.went((counted.id, key), place);
         Some(held)
     }
 
-    /// Puts a counter at its place, for which room was taken.
-    fn put(&mut self, spot: Spot, held: Held) {
-        if let Some(table) = self.tables.get_mut(spot.table) {
-            if held.is_changed {
-                // Where it lay it is no longer found.
-                table.changed.push((spot.place, held.limit));
-            }
-            self.counters.put(table, spot.hash, spot.place, held);
+    /// Puts a counter at its place, for which room was taken, and returns where that is.
+    fn put(&mut self, spot: Spot, held: Held) -> Option<Found> {
+        let table = self.tables.get_mut(spot.table)?;
+        if held.is_changed {
+            // Where it lay it is no longer found.
+            table.changed.push((spot.place, held.limit));
         }
+        let position = self.counters.put(table, spot.hash, spot.place, held);
+        Some((table.block_index(spot.hash, spot.place)?, position))
     }
 
     /// Asks all limits; `instead` replaces what each is asked.
@@ -287,14 +293,19 @@ impl<'c> Locked<'c> {
             };
             let spot = *spot;
             let counter = Counter::new(counted.limit, self.counters.origin);
-            self.put(spot, Held::new(counted.id, key, counter));
-            if let Some(table) = self.tables.get_mut(spot.table)
-                && let Some(found) = table.position(spot.hash, spot.place, counted.id)
-            {
+            let found = self.put(spot, Held::new(counted.id, key, counter));
+            if let (Some(found), Some(table)) = (found, self.tables.get_mut(spot.table)) {
                 table.charge(found, counted);
             }
         }
         // Others may have moved.
         self.find(counted);
     }
+}
+
+/// Says whether a counter that is not at its place is to be looked for where its key says: where any lies
+/// there, and where it is to come to be, which needs that lock.
+fn needs_key(counted: &Counted<'_>, has_any_by_key: bool) -> bool {
+    matches!(counted.key, Named::Values { .. })
+        && (has_any_by_key || !counted.charge.or_zero().is_zero())
 }

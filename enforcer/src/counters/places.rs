@@ -1,12 +1,13 @@
-//! Where counters lie, by the keys that others know them by.
+//! Where counters lie, by the limits and keys that others know them by.
 //!
-//! Invariant: a key stands here exactly while its counter lies at a place of its own, for whoever holds
-//! the lock of that place's shard; those that lie where their keys say are only numbered. Its locks are
+//! Invariant: a counter stands here exactly while it lies at a place of its own, for whoever holds the
+//! lock of that place's shard; a key alone names none, since others may tell any key of any limit; those that lie where their keys say are only numbered. Its locks are
 //! held for one look and nothing is locked under them.
 
 use std::hash::BuildHasher as _;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use domain::policy::model::LimitId;
 use domain::policy::{CounterKey, Place};
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
@@ -24,15 +25,22 @@ pub(super) struct Places {
     by_key: AtomicUsize,
 }
 
-type Part = Mutex<HashTable<(CounterKey, Place)>>;
+/// What others know a counter by.
+type Name = (LimitId, CounterKey);
 
-/// What one key takes in a table, in bytes.
+type Part = Mutex<HashTable<(Name, Place)>>;
+
+/// What one name takes in a table, in bytes.
 #[cfg(test)]
-pub(super) const ENTRY_BYTES: usize = size_of::<(CounterKey, Place)>();
+pub(super) const ENTRY_BYTES: usize = size_of::<(Name, Place)>();
 
 /// Returns where a counter lies of which nobody asked by values yet.
 pub(super) const fn place_of(key: CounterKey) -> Place {
-    Place(u128::from_le_bytes(key.0.to_bytes()))
+    let [a, b, c, d, e, f, g, h, rest @ ..] = key.0.to_bytes();
+    Place([
+        u64::from_le_bytes([a, b, c, d, e, f, g, h]),
+        u64::from_le_bytes(rest),
+    ])
 }
 
 impl Places {
@@ -45,10 +53,10 @@ impl Places {
     }
 
     /// Returns the place of its own where a counter lies.
-    pub(super) fn get(&self, key: CounterKey) -> Option<Place> {
-        let hash = self.hasher.hash_one(key);
+    pub(super) fn get(&self, name: Name) -> Option<Place> {
+        let hash = self.hasher.hash_one(name);
         let part = self.part(hash)?.lock();
-        let found = part.find(hash, |(known, _)| *known == key);
+        let found = part.find(hash, |(known, _)| *known == name);
         found.map(|(_, place)| *place)
     }
 
@@ -58,33 +66,33 @@ impl Places {
     }
 
     /// Notes where a counter lies from now on.
-    pub(super) fn came(&self, key: CounterKey, place: Place) {
-        if place == place_of(key) {
+    pub(super) fn came(&self, name: Name, place: Place) {
+        if place == place_of(name.1) {
             self.by_key.fetch_add(1, Ordering::Relaxed);
             return;
         }
-        let hash = self.hasher.hash_one(key);
+        let hash = self.hasher.hash_one(name);
         if let Some(part) = self.part(hash) {
-            let rehash = |(key, _): &(CounterKey, Place)| self.hasher.hash_one(key);
-            part.lock().insert_unique(hash, (key, place), rehash);
+            let rehash = |(name, _): &(Name, Place)| self.hasher.hash_one(name);
+            part.lock().insert_unique(hash, (name, place), rehash);
         }
     }
 
     /// Notes that a counter lies there no longer.
-    pub(super) fn went(&self, key: CounterKey, place: Place) {
-        if place == place_of(key) {
+    pub(super) fn went(&self, name: Name, place: Place) {
+        if place == place_of(name.1) {
             self.by_key.fetch_sub(1, Ordering::Relaxed);
             return;
         }
-        let hash = self.hasher.hash_one(key);
+        let hash = self.hasher.hash_one(name);
         if let Some(part) = self.part(hash) {
             let mut part = part.lock();
-            if let Ok(entry) = part.find_entry(hash, |(known, _)| *known == key) {
+            if let Ok(entry) = part.find_entry(hash, |(known, _)| *known == name) {
                 entry.remove();
             }
             if part.len().saturating_mul(4) < part.capacity() {
                 let length = part.len().saturating_mul(2);
-                part.shrink_to(length, |(key, _)| self.hasher.hash_one(key));
+                part.shrink_to(length, |(name, _)| self.hasher.hash_one(name));
             }
         }
     }

@@ -133,20 +133,21 @@ impl Table {
         self.blocks.get_bucket_mut(block)?.get_mut(position)
     }
 
-    /// Adds a counter of which there is none yet, at its place.
+    /// Adds a counter of which there is none yet, at its place, and returns its position in its block.
     pub(super) fn insert(
         &mut self,
         hash: u64,
         place: Place,
         held: Held,
         rehash: impl Fn(Place) -> u64,
-    ) {
+    ) -> usize {
         match self.blocks.find_mut(hash, |block| block.is_at(place)) {
             Some(block) => block.push(held),
             None => {
                 let rehash = |block: &Block| rehash(block.place());
                 self.blocks
                     .insert_unique(hash, Block::of(place, held), rehash);
+                0
             }
         }
     }

@@ -1,9 +1,9 @@
 //! Calls of one message and one answer.
 //!
-//! Invariant: a message that came whole and plain, as almost all do, is read where it lies and answered
-//! in one frame; whatever else a peer may send (in pieces, compressed, too long, none) is left to
-//! tonic, which has the word on what that means. Deliberately absent: how long a message may take, which
-//! the caller bounds.
+//! Invariant: a message that came whole and plain, as almost all do, is read where it lies and answered,
+//! also where the peer gave its call up meanwhile, since what it reports was used; whatever else a peer
+//! may send (compressed, too long, several, none) is left to tonic, which has the word on what that
+//! means. Deliberately absent: how long a message may take, which the caller bounds.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -12,7 +12,7 @@ use std::task::{Context, Poll};
 use bytes::{BufMut as _, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header};
 use http_body_util::{BodyExt as _, Full};
-use hyper::body::{Body as _, Frame, Incoming};
+use hyper::body::Frame;
 use tonic::Status;
 use tonic::body::Body;
 
@@ -25,27 +25,31 @@ const PREFIX: usize = 5;
 const ROOM: usize = 128;
 
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
+const ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 const STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const STATUS_OK: HeaderValue = HeaderValue::from_static("0");
 
 /// Reads a call's message, bounded, and answers it.
-pub(super) async fn answer<M, A>(
-    request: Request<Incoming>,
+pub(super) async fn answer<B, M, A>(
+    request: Request<B>,
     mut answer: impl FnMut(M) -> Result<A, Status>,
 ) -> Response<Body>
 where
+    B: hyper::body::Body<Data = Bytes> + Unpin,
     M: prost::Message + Default + 'static,
     A: prost::Message + 'static,
 {
     let (parts, mut body) = request.into_parts();
-    let Ok(taken) = take(&mut body).await else {
-        return Status::cancelled("the call's message broke off").into_http();
-    };
-    match message(&taken).map(M::decode) {
+    let (taken, is_broken) = take(&mut body).await;
+    let is_plain = |encoding: &HeaderValue| encoding == "identity";
+    let is_plain = parts.headers.get(ENCODING).is_none_or(is_plain);
+    let message = is_plain.then(|| message(&taken)).flatten();
+    match message.map(M::decode) {
         Some(Ok(message)) => match answer(message) {
             Ok(answer) => respond(&answer),
             Err(status) => status.into_http(),
         },
+        None if is_broken => Status::cancelled("the call's message broke off").into_http(),
         Some(Err(_)) | None => {
             // A future of its own, as each call's is copied several times before it is first polled.
             let request = Request::from_parts(parts, Full::from(taken));
@@ -54,25 +58,43 @@ where
     }
 }
 
-/// Takes a body, and of one that is too long a little more than what is allowed. One in one piece is not
-/// copied.
-async fn take(body: &mut Incoming) -> Result<Bytes, hyper::Error> {
-    let mut first = Bytes::new();
-    if let Some(frame) = body.frame().await.transpose()? {
-        first = frame.into_data().unwrap_or_default();
-    }
+/// Takes a body, and of one that is too long, or says that it will be, only its beginning; says whether
+/// it broke off. One in one piece is not copied.
+async fn take<B>(body: &mut B) -> (Bytes, bool)
+where
+    B: hyper::body::Body<Data = Bytes> + Unpin,
+{
+    let first = match body.frame().await {
+        Some(Ok(frame)) => frame.into_data().unwrap_or_default(),
+        Some(Err(_)) => return (Bytes::new(), true),
+        None => Bytes::new(),
+    };
     let mut rest: Option<BytesMut> = None;
-    let length = |rest: &Option<BytesMut>| rest.as_ref().map_or(first.len(), BytesMut::len);
-    while !body.is_end_stream()
-        && length(&rest) <= PREFIX.saturating_add(MESSAGE_MAX)
-        && let Some(frame) = body.frame().await.transpose()?
-    {
-        if let Some(data) = frame.data_ref().filter(|data| !data.is_empty()) {
-            let rest = rest.get_or_insert_with(|| BytesMut::from(&*first));
-            rest.extend_from_slice(data);
+    let mut is_broken = false;
+    while !body.is_end_stream() && !is_too_long(rest.as_deref().unwrap_or(&first)) {
+        match body.frame().await {
+            Some(Ok(frame)) => {
+                if let Some(data) = frame.data_ref().filter(|data| !data.is_empty()) {
+                    let rest = rest.get_or_insert_with(|| BytesMut::from(&*first));
+                    rest.extend_from_slice(data);
+                }
+            }
+            Some(Err(_)) => {
+                is_broken = true;
+                break;
+            }
+            None => break,
         }
     }
-    Ok(rest.map_or(first, BytesMut::freeze))
+    (rest.map_or(first, BytesMut::freeze), is_broken)
+}
+
+/// Says whether a body is longer than what is allowed, or announces that its message will be.
+fn is_too_long(body: &[u8]) -> bool {
+    let announced = body.split_first_chunk::<PREFIX>();
+    let announced = announced.map_or(0, |(&[_, a, b, c, d], _)| u32::from_be_bytes([a, b, c, d]));
+    body.len() > PREFIX.saturating_add(MESSAGE_MAX)
+        || usize::try_from(announced).unwrap_or(usize::MAX) > MESSAGE_MAX
 }
 
 /// Returns the message of a body that holds one, plain and whole, and nothing else.
@@ -170,3 +192,6 @@ where
         std::future::ready(answer.map(tonic::Response::new))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,12 +5,10 @@
 //! Nothing is allocated for keys of up to [`BUFFER_BYTES`].
 //!
 //! A key is stored and told to others. Within a process the same values make a [`Place`], which costs a
-//! tenth: it is hashed with keys that nobody else knows, and once for all limits of a rule that count by
+//! tenth: it is hashed under a key that nobody else knows, and once for all limits of a rule that count by
 //! the same values.
 
-use std::hash::{BuildHasher as _, Hasher as _, RandomState};
-
-use crate::hash::Hash128;
+use crate::hash::{Hash128, HashKey};
 use crate::request::{Field, Request};
 
 use super::cel::Value;
@@ -29,26 +27,21 @@ pub struct CounterKey(pub Hash128);
 /// Where the counters of one rule for some values lie in a process: 128 bits, so that two never share a
 /// place by accident. It means nothing outside of the process, and its order nothing at all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Place(pub u128);
+pub struct Place(pub [u64; 2]);
 
-/// Makes places. Both halves are keyed (`SipHash`), so that whoever chooses values cannot make them meet.
+/// Makes places, by a keyed hash, so that whoever chooses values cannot make them meet.
 #[derive(Debug, Clone)]
-pub struct Placing([RandomState; 2]);
+pub struct Placing(HashKey);
 
 impl Placing {
-    /// Takes two states with keys of their own, both drawn at the process's start.
+    /// Takes a key that was drawn at the process's start.
     #[must_use]
-    pub const fn new(halves: [RandomState; 2]) -> Self {
-        Self(halves)
+    pub const fn new(key: HashKey) -> Self {
+        Self(key)
     }
 
     fn place(&self, bytes: &[u8]) -> Place {
-        let [high, low] = self.0.each_ref().map(|half| {
-            let mut hasher = half.build_hasher();
-            hasher.write(bytes);
-            u128::from(hasher.finish())
-        });
-        Place((high << 64) | low)
+        Place(self.0.hash(bytes))
     }
 }
 

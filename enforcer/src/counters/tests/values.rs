@@ -245,3 +245,22 @@ fn what_lacks_is_told_from_what_was_only_told() {
     assert_eq!((lacking("a"), lacking("b")), (0, 3), "and moved");
     assert_eq!(counters.refused(), 6, "each look once");
 }
+
+#[test]
+fn a_key_that_others_tell_of_another_limit_is_another_counter() {
+    let set = set();
+    let counters = Counters::new(ReplicaId(1), 100);
+    let other = Counters::new(ReplicaId(2), 100);
+    spend(&counters, &set, "a", 1);
+    spend(&other, &set, "a", 5);
+    for entry in other.take_changed(1_000, revision(1)) {
+        // As a peer may say by mistake: the key of one limit's counter, and all limits.
+        for (id, _, _, limit) in set.limits() {
+            let message = entry.message.clone();
+            counters.merge(id, entry.counter, &limit.spec, message, at(0));
+        }
+    }
+    let used = spend(&counters, &set, "a", 0);
+    let used: Vec<_> = used.iter().map(|(_, used)| *used).collect();
+    assert_eq!(used, [6; 4], "nothing is mixed up");
+}

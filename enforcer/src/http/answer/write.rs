@@ -28,7 +28,6 @@ pub(in crate::http) fn write(answer: &Answer, ask: &Ask<'_>, reset: XRatelimitRe
     };
     let is_rare = answer.candidate.is_some()
         || !answer.uncharged.is_empty()
-        || answer.denial.is_some()
         || matches!(answer.reason, Reason::MissingKey(_));
     if is_rare {
         return super::json(&AnswerView::new(answer, ask, reset));
@@ -60,7 +59,13 @@ pub(in crate::http) fn write(answer: &Answer, ask: &Ask<'_>, reset: XRatelimitRe
     to.instant(answer.warming);
     to.raw(r#","shadow_denials":"#);
     to.number(answer.shadow_denials);
-    to.raw(r#","uncharged":[],"denial":null,"policies_version":"#);
+    to.raw(r#","uncharged":[],"denial":"#);
+    match &answer.denial {
+        // Of hexadecimal digits and a dash.
+        Some(denial) => to.quoted(&denial.id),
+        None => to.raw("null"),
+    }
+    to.raw(r#","policies_version":"#);
     to.number(answer.version());
     to.raw(r#","headers":"#);
     let headers = headers::of(answer, reset);
@@ -88,10 +93,17 @@ impl Json {
         self.0.extend_from_slice(text.as_bytes());
     }
 
-    /// Adds what needs no quotes.
+    /// Adds what needs no quotes, or has them.
     fn number(&mut self, number: impl fmt::Display) {
         // A body takes whatever there is memory for.
         write!(self, "{number}").unwrap_or_default();
+    }
+
+    /// Adds what needs no escapes.
+    fn quoted(&mut self, plain: &impl fmt::Display) {
+        self.raw("\"");
+        self.number(plain);
+        self.raw("\"");
     }
 
     fn any(&mut self, value: &impl Serialize) {

@@ -1,13 +1,13 @@
 //! The matcher against a slow, obvious one, over random policies and requests.
 
 use std::collections::HashMap;
-use std::hash::RandomState;
 use std::net::IpAddr;
 
 use proptest::prelude::{Strategy, any, prop, prop_assert_eq, prop_oneof, proptest};
 
 use super::set;
 use crate::event::Dimensions;
+use crate::hash::HashKey;
 use crate::ids::{AppId, ModelId, ProviderId, TenantId};
 use crate::policy::model::CountedFrom;
 use crate::policy::{CompiledSet, CounterKey, Keyed, Place, Placed, Placing};
@@ -351,7 +351,7 @@ proptest! {
         // The same limit and the same words, if and only if the same hash.
         let mut by_words: HashMap<(String, String), Option<CounterKey>> = HashMap::new();
         let mut by_hash: HashMap<Option<CounterKey>, (String, String)> = HashMap::new();
-        let placing = Placing::new([RandomState::new(), RandomState::new()]);
+        let placing = Placing::new(HashKey::new([1; 4]));
         let mut by_place: HashMap<(String, Place), CounterKey> = HashMap::new();
         let mut by_key: HashMap<CounterKey, Place> = HashMap::new();
         for request in &requests {
@@ -421,7 +421,7 @@ fn long_values_have_keys_of_their_own() {
     );
     // Around what fits on the stack, alone and together.
     let texts = [1, 100, 116, 200, 230, 231, 232, 256, 999, 1000].map(|length| "x".repeat(length));
-    let placing = Placing::new([RandomState::new(), RandomState::new()]);
+    let placing = Placing::new(HashKey::new([1; 4]));
     let (mut keys, mut places) = (Vec::new(), Vec::new());
     for app in &texts {
         for user in &texts {
