@@ -445,8 +445,7 @@ impl Counters {
         self.shards[self.shard_of(hash)].0.lock()
     }
 
-    /// Puts a counter at its place, for which room was taken.
-    /// Returns its position in its block.
+    /// Puts a counter at its place, for which room was taken, and returns its position in its block.
     fn put(&self, table: &mut Table, hash: u64, place: Place, held: Held) -> usize {
         self.places.came((held.limit, held.key), place);
         table.insert(hash, place, held, |place| self.hash(place))

@@ -1,8 +1,8 @@
 //! How long ago each source of truth was last heard, told each second.
 //!
 //! Invariant: an age grows also while whoever should hear waits for an answer, or for its next run,
-//! since it is told beside them for as long as the process runs. Prices, sources and policies have none: each batch compares their versions in its own
-//! transaction. Deliberately absent: what follows from an age.
+//! since it is told beside them for as long as the process runs. Prices, sources and policies have none:
+//! each batch compares their versions in its own transaction. Deliberately absent: what follows from an age.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;

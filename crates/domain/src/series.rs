@@ -88,7 +88,8 @@ fn texts<'d>(dimensions: &'d Dimensions<'_>) -> [&'d str; 7] {
 /// allocation. Bounded: emptied once it holds its greatest number.
 ///
 /// Series are told apart by 128 bits of a hash of their dimensions under a key of the cache's own, as
-/// their stored keys are by BLAKE3: comparing the texts themselves would read memory that is cold, once for each event.
+/// their stored keys are by BLAKE3: comparing the texts themselves would read memory that is cold, once
+/// for each event.
 pub struct SeriesCache {
     key: HashKey,
     table: HashTable<Known>,

@@ -46,7 +46,8 @@ pub enum Named<'a> {
         limit: &'a Limit,
         /// The request.
         request: &'a Request<'a>,
-        /// Its key, which is made once and only where it is needed: when the counter comes to be.
+        /// Its key, which is made once and only where it is needed: when the counter comes to be, or
+        /// may be one that was only told of.
         key: OnceCell<CounterKey>,
     },
 }

@@ -1,8 +1,9 @@
 //! Where counters lie, by the limits and keys that others know them by.
 //!
 //! Invariant: a counter stands here exactly while it lies at a place of its own, for whoever holds the
-//! lock of that place's shard; a key alone names none, since others may tell any key of any limit; those that lie where their keys say are only numbered. Its locks are
-//! held for one look and nothing is locked under them.
+//! lock of that place's shard; a key alone names none, since others may tell any key of any limit. Those
+//! that lie where their keys say are only numbered. Its locks are held for one look, and nothing is locked
+//! under them.
 
 use std::hash::BuildHasher as _;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -74,7 +75,12 @@ impl Places {
         let hash = self.hasher.hash_one(name);
         if let Some(part) = self.part(hash) {
             let rehash = |(name, _): &(Name, Place)| self.hasher.hash_one(name);
-            part.lock().insert_unique(hash, (name, place), rehash);
+            let mut part = part.lock();
+            debug_assert!(
+                part.find(hash, |(known, _)| *known == name).is_none(),
+                "a counter comes to one place of its own"
+            );
+            part.insert_unique(hash, (name, place), rehash);
         }
     }
 
@@ -87,7 +93,7 @@ impl Places {
         let hash = self.hasher.hash_one(name);
         if let Some(part) = self.part(hash) {
             let mut part = part.lock();
-            if let Ok(entry) = part.find_entry(hash, |(known, _)| *known == name) {
+            if let Ok(entry) = part.find_entry(hash, |known| *known == (name, place)) {
                 entry.remove();
             }
             if part.len().saturating_mul(4) < part.capacity() {

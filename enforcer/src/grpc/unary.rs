@@ -1,9 +1,9 @@
 //! Calls of one message and one answer.
 //!
 //! Invariant: a message that came whole and plain, as almost all do, is read where it lies and answered,
-//! also where the peer gave its call up meanwhile, since what it reports was used; whatever else a peer
-//! may send (compressed, too long, several, none) is left to tonic, which has the word on what that
-//! means. Deliberately absent: how long a message may take, which the caller bounds.
+//! also where the peer gave its call up meanwhile, as if it had done so just after its answer; whatever
+//! else a peer may send (compressed, too long, several, none) is left to tonic, which has the word on
+//! what that means. Deliberately absent: how long a message may take, which the caller bounds.
 
 use std::convert::Infallible;
 use std::pin::Pin;

@@ -3,7 +3,6 @@
 //! Invariant: an event is resolved at most once, by the transaction that counts it; what is still
 //! rejected stays as it was kept. Deliberately absent: choosing events; the filter says which.
 
-use crate::folding::folder_of;
 use domain::adjustment::Resolution;
 use domain::ids::{ChainId, Offset, PartNumber, PartRef};
 use domain::reject::Rejection;
@@ -18,6 +17,7 @@ use store::{Database, audit, in_force};
 
 use super::{CorrectionError, Payloads, RejectedArgs, RetryFold, Retryable, TRIES_MAX, moved_or};
 use crate::config::KafkaConfig;
+use crate::folding::folder_of;
 use crate::rules::Rules;
 
 /// Events of one part at most: 32 MiB of kept payloads.

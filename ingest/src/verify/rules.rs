@@ -5,7 +5,6 @@
 
 use std::sync::Arc;
 
-use crate::folding::drawn_key;
 use domain::event::IdentitySecret;
 use domain::fold::Folder;
 use domain::ids::Version;
@@ -16,6 +15,7 @@ use store::in_force::identity_secret;
 
 use super::{Places, VerifyError};
 use crate::decode::Decoder;
+use crate::folding::drawn_key;
 use crate::source_config::from_canonical;
 
 /// How a source's records were decoded and priced under two versions.

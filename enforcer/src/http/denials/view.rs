@@ -1,8 +1,8 @@
 //! A denial as JSON: how it is written, and how it is read back to be explained.
 //!
 //! Invariant: what is written reads back to the same denial, and holds all that its verdict was worked out
-//! from; numbers are texts, so that no reader rounds them. Deliberately absent: how long a denial is
-//! kept.
+//! from, but in lists; numbers are texts, so that no reader rounds them. Deliberately absent: how long a
+//! denial is kept.
 
 use std::collections::BTreeMap;
 
@@ -103,15 +103,24 @@ struct LevelView {
 
 /// A denial that cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{field}` is {found:?}, which {problem}")]
-pub struct UnreadableDenial {
-    field: &'static str,
-    found: String,
-    problem: &'static str,
+pub enum UnreadableDenial {
+    /// A field that no enforcer writes so: take the JSON as it was written.
+    #[error("`{field}` is {found:?}, which {problem}")]
+    Field {
+        /// Which.
+        field: &'static str,
+        /// What it is.
+        found: String,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// It comes from a list.
+    #[error("`grounds` is left out, as lists do; take the denial from /v1/denials/{{id}}")]
+    NoGrounds,
 }
 
 fn unreadable(field: &'static str, found: &str, problem: &'static str) -> UnreadableDenial {
-    UnreadableDenial {
+    UnreadableDenial::Field {
         field,
         found: found.to_owned(),
         problem,
@@ -187,7 +196,7 @@ impl DenialView {
     ///
     /// # Errors
     ///
-    /// [`UnreadableDenial`] for a field that no enforcer writes so; take the JSON as it was written.
+    /// [`UnreadableDenial`], each with what the caller should do.
     pub fn read(&self) -> Result<explain::Denial, UnreadableDenial> {
         let meter = MeterSelector::from_name(&self.meter)
             .or_else(|| (self.meter == "computed").then_some(MeterSelector::Computed))
@@ -198,8 +207,7 @@ impl DenialView {
         let counter = self.counter.as_deref();
         let grounds = self.grounds.as_ref();
         if counter.is_some() && grounds.is_none() {
-            let problem = "is left out, as lists do; take the denial from /v1/denials/{id}";
-            return Err(unreadable("grounds", "", problem));
+            return Err(UnreadableDenial::NoGrounds);
         }
         let mut request = Vec::with_capacity(self.request.len());
         for (name, text) in &self.request {
