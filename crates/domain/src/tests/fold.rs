@@ -163,7 +163,8 @@ impl Plain {
         let [input, output] = [self.input, self.output].map(u128::from);
         match self.book_model() {
             "m" => (0, input * 3_000_000_000_000 + output),
-            "n" if self.input >= 100 => (100, input * 250_000_000_000_000_000),
+            // Above 100, not from 100 on.
+            "n" if self.input > 100 => (100, input * 250_000_000_000_000_000),
             "n" => (0, input * 500_000_000_000_000_000),
             _ => (0, 0),
         }
