@@ -13,7 +13,7 @@ mod places;
 mod room;
 mod table;
 
-use std::hash::{BuildHasher as _, RandomState as Keyed};
+use std::hash::BuildHasher as _;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use domain::account::{Counter, Message, Origin, ReplicaId, Revision};
@@ -27,6 +27,7 @@ use domain::time::UnixMs;
 use domain::units::Units;
 use foldhash::fast::RandomState;
 use parking_lot::MutexGuard;
+use service::random;
 use smallvec::SmallVec;
 
 pub use self::counted::{Consulted, Counted, Named};
@@ -71,10 +72,7 @@ impl Counters {
         Self {
             origin: Origin::Replica(replica),
             hasher: RandomState::default(),
-            // std's random state is keyed by the system's randomness, and no two are alike.
-            placing: Placing::new(HashKey::new(std::array::from_fn(|word| {
-                Keyed::new().hash_one(word)
-            }))),
+            placing: Placing::new(HashKey::new(random::words())),
             room: Room::new(max),
             shards: (0..shards).map(|_| Shard::default()).collect(),
             places: Places::new(),

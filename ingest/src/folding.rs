@@ -4,7 +4,6 @@
 //! folded. Deliberately absent: Postgres and Kafka.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 
 use domain::event::{AgeRule, UsageEvent};
@@ -15,6 +14,7 @@ use domain::part::RejectedEvent;
 use domain::reject::{Reason, Rejection};
 use domain::time::UnixMs;
 use parking_lot::RwLock;
+use service::random;
 use store::in_force::Versions;
 use tokio::sync::{mpsc, oneshot};
 
@@ -136,11 +136,9 @@ pub(crate) fn folder_of(rules: &Rules) -> Folder {
     Folder::new(Arc::clone(&rules.book), drawn_key()).counting_by(rules.limits.clone())
 }
 
-/// Draws a key: std's random state is keyed by the system's randomness, and no two are alike.
+/// Draws a key of a folder's own.
 pub(crate) fn drawn_key() -> HashKey {
-    HashKey::new(std::array::from_fn(|word| {
-        RandomState::new().hash_one(word)
-    }))
+    HashKey::new(random::words())
 }
 
 fn fold_batch(

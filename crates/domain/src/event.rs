@@ -5,9 +5,9 @@
 
 use std::fmt;
 
-use highway::{HighwayHash, HighwayHasher};
+use highway::HighwayHash as _;
 
-use crate::hash::Canonical;
+use crate::hash::{Canonical, HashKey};
 use crate::ids::{AppId, ModelId, ProviderId, RouteId, SessionId, TenantId, UserId};
 use crate::meter::Quantities;
 use crate::reject::{Reason, Rejection};
@@ -120,7 +120,7 @@ impl fmt::Debug for IdentitySecret {
 /// What identities of one source's log lines are hashed under, so that no source can use up
 /// another's ids.
 #[derive(Clone, Copy)]
-pub struct IdentityKey(highway::Key);
+pub struct IdentityKey(HashKey);
 
 impl IdentityKey {
     /// Derives the key of a source by its name, which never changes.
@@ -134,7 +134,7 @@ impl IdentityKey {
         for (to, from) in key.iter_mut().zip(words) {
             *to = u64::from_le_bytes(*from);
         }
-        Self(highway::Key(key))
+        Self(HashKey::new(key))
     }
 }
 
@@ -185,7 +185,7 @@ impl Identity {
             length(parts.content),
             parts.start.get().to_le_bytes(),
         ];
-        let mut hasher = HighwayHasher::new(key.0);
+        let mut hasher = key.0.hasher();
         hasher.append(head.as_flattened());
         hasher.append(tenant);
         hasher.append(request_id);

@@ -13,6 +13,7 @@ pub mod health;
 pub mod http;
 pub mod otlp;
 pub mod panics;
+pub mod random;
 pub mod shutdown;
 pub mod spans;
 pub mod tasks;
