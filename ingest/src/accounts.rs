@@ -17,8 +17,8 @@ use tokio::time::sleep;
 
 use crate::observe;
 
-/// How often old rows are looked for.
-const INTERVAL: Duration = Duration::from_secs(300);
+/// How often old rows are looked for: notes of what changed are kept for two minutes.
+const INTERVAL: Duration = Duration::from_secs(60);
 
 /// Rows that one statement deletes at most, so that it holds no lock for long.
 const ROWS_MAX: i32 = 10_000;

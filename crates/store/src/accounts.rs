@@ -59,7 +59,8 @@ pub(crate) struct Row<'r> {
     pub(crate) part: i64,
 }
 
-/// Writes rows in one statement: adds to sums that are there, but of openings, which are set.
+/// Writes all rows of one or more parts in one statement: adds to sums that are there, but of openings,
+/// which are set; and notes which accounts each part changed.
 pub(crate) async fn write(
     tx: &mut PgConnection,
     writer: AccountWriter,
@@ -75,6 +76,12 @@ pub(crate) async fn write(
     let written = u64::try_from(columns.counters.len()).unwrap_or(u64::MAX);
     let stored = sqlx::query!(
         "/* write_accounts */
+        with changed as (
+            insert into account_change (chain, part, counters)
+            select chain, part, array_agg(distinct counter)
+            from unnest($2::uuid[], $3::integer[], $8::bigint[]) as new (counter, chain, part)
+            group by chain, part
+        )
         insert into account (counter, chain, slot, counts_until, sum, epoch, part, limit_id, origin,
             tenant, key_values)
         select counter, chain, slot, counts_until, sum::numeric, epoch, part, limit_id, $1, tenant,
@@ -163,7 +170,8 @@ fn array_of(values: &[Option<String>]) -> String {
     literal
 }
 
-/// Deletes rows that counted last more than an hour ago, at most so many; returns how many.
+/// Deletes rows that counted last more than an hour ago, and notes of what parts changed two minutes ago,
+/// at most so many of each; returns the greatest number.
 ///
 /// Call it again at once where it returns `rows_max`. Whose rows they are does not matter: nobody writes
 /// to such slots any more.

@@ -62,7 +62,7 @@ begin
             batch, part, series, rate_set, posting, rejected_event, duplicate, event_seen,
             event_seen_by_id, rollup_mark, rollup_quarter, rollup_day, rolled_day, adjustment,
             adjustment_bound,
-            rejection_resolved, policy_set, policy_limit, account, balance_mark
+            rejection_resolved, policy_set, policy_limit, account, account_change, balance_mark
             to tollbook_ingest;
         grant update on
             in_force, source, source_position, ingest_gap, rollup_mark, rollup_quarter, rollup_day,
@@ -79,9 +79,10 @@ begin
         grant select on
             _sqlx_migrations, in_force, price_book, source, chain, source_position, part, series,
             rate_set, posting, rollup_mark, rollup_quarter, rollup_day, rolled_day, policy_set,
-            policy_limit, account, replica_account
+            policy_limit, account, account_change, account_change_floor, replica_account
             to tollbook_enforcer;
         grant insert, update on replica_account to tollbook_enforcer;
+        grant execute on function delete_old_accounts(integer) to tollbook_enforcer;
     end if;
 
     if exists (select from pg_roles where rolname = 'tollbook_reports') then

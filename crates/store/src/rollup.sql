@@ -25,7 +25,8 @@ with fresh as materialized (
     cross join lateral (
         select * from posting where chain = t.chain and part > t.after and part <= t.up_to offset 0
     ) p
-    group by quarter, series, rate_set
+    -- By series first: a batch has few quarters, and the sort compares what differs.
+    group by series, rate_set, quarter
 ), differing as (
     select count(*) as differing
     from fresh f

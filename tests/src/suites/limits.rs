@@ -5,9 +5,16 @@ mod accounts;
 
 use std::time::Duration;
 
+use domain::ids::{ChainId, PartNumber, PartRef};
+use domain::time::UnixMs;
 use serde_json::Value;
+use store::accounts::{
+    Accounts, StoredAccount, changes as changes_after, delete_old, load as load_accounts,
+};
+use store::{Database as Store, Role};
 
 use self::accounts::{assert_equal, assert_fed, config_with, differences, policies};
+use crate::harness::database::RUNTIME;
 use crate::harness::load::{Load, Random, seed};
 use crate::harness::product::{Config, drain};
 use crate::harness::runner::Test;
@@ -25,6 +32,7 @@ pub(super) const TESTS: &[Test] = &[
     test!(a_limit_begins_with_what_the_ledger_holds_and_comes_back_whole),
     test!(corrections_count_as_adjustments),
     test!(a_restart_sends_what_was_not_sent),
+    test!(a_reader_gets_what_changed_or_all_where_the_notes_are_gone),
     test!(policies_are_applied_whole_and_once),
 ];
 
@@ -194,6 +202,100 @@ fn a_restart_sends_what_was_not_sent() {
     assert_eq!(list.lines().count(), 2, "one version: {list}");
     drain(&successor, FOLD);
     assert_equal(&world);
+}
+
+fn a_reader_gets_what_changed_or_all_where_the_notes_are_gone() {
+    let world = World::new("limits_changes");
+    let topic = world.topic(2);
+    let mut load = Load::new(seed("limits_changes"));
+    let config = config_with(world.config(&topic), &accounts::NAMES);
+    let database = RUNTIME
+        .block_on(Store::open(world.database.url(), Role::Enforcer))
+        .unwrap();
+    let all = || RUNTIME.block_on(load_accounts(&database, UnixMs::FIRST));
+    let after = |known: &[PartRef]| {
+        let read = changes_after(&database, known, UnixMs::FIRST);
+        RUNTIME.block_on(read).unwrap().accounts
+    };
+    topic.send_texts(2, load.mixed(800));
+    config.catch_up();
+    let known = parts_of(&all().unwrap());
+    assert_eq!(after(&known), [], "nothing changed since");
+    topic.send_texts(1, [load.line()]);
+    config.catch_up();
+    let accounts = all().unwrap();
+    let newest = parts_of(&accounts);
+    let is_new = |account: &&StoredAccount| {
+        let part = known.iter().find(|part| part.chain == account.chain);
+        part.is_none_or(|part| account.message.use_.revision().number > part.number.0)
+    };
+    let changed: Vec<_> = accounts.accounts.iter().filter(is_new).cloned().collect();
+    let count = accounts.accounts.len();
+    assert!(!changed.is_empty() && changed.len() < count, "some changed");
+    assert_eq!(after(&known), changed, "each is whole");
+    // A chain that the reader never heard of is told whole, beside what changed of the others.
+    let chain = changed[0].chain;
+    let others: Vec<_> = known
+        .iter()
+        .copied()
+        .filter(|part| part.chain != chain)
+        .collect();
+    let of_chain = |account: &&StoredAccount| account.chain == chain;
+    let whole: Vec<_> = accounts.accounts.iter().filter(of_chain).cloned().collect();
+    assert_eq!(after(&others), whole, "all of {chain:?}");
+    assert_eq!(
+        RUNTIME.block_on(delete_old(&database, 1_000)).unwrap(),
+        0,
+        "nothing is old"
+    );
+    assert_eq!(after(&known), changed, "notes of now stay");
+    world
+        .database
+        .run("update account_change set written_at = now() - interval '3 minutes'");
+    // Whoever deletes goes on while there was as much as it may delete at once.
+    let mut turns = 0;
+    while RUNTIME.block_on(delete_old(&database, 1)).unwrap() > 0 {
+        turns += 1;
+    }
+    assert!(turns > 1, "{turns} turns");
+    let notes = "select count(*) from account_change";
+    assert_eq!(world.database.number(notes), 0, "the notes are gone");
+    assert_eq!(
+        after(&known),
+        whole,
+        "all of the chain that changed, since nobody knows what did"
+    );
+    assert_eq!(after(&newest), [], "who knows everything misses nothing");
+    topic.send_texts(2, load.mixed(100));
+    config.catch_up();
+    let later = all().unwrap().accounts;
+    let expected = later
+        .iter()
+        .filter(|account| of_chain(account) || is_new(account));
+    let expected: Vec<_> = expected.cloned().collect();
+    assert_eq!(
+        after(&known),
+        expected,
+        "new notes of the other chain go back far enough"
+    );
+    assert!(
+        after(&newest).len() < later.len(),
+        "new notes tell from there on"
+    );
+    assert_equal(&world);
+}
+
+/// Returns up to which part a snapshot tells each chain; chain 0 stands for openings.
+fn parts_of(accounts: &Accounts) -> Vec<PartRef> {
+    let chains = accounts.chains.iter().map(|standing| PartRef {
+        chain: standing.chain,
+        number: standing.part,
+    });
+    let openings = PartRef {
+        chain: ChainId(0),
+        number: PartNumber(accounts.policies.unwrap().0),
+    };
+    chains.chain([openings]).collect()
 }
 
 fn policies_are_applied_whole_and_once() {

@@ -77,8 +77,8 @@ pub async fn load(db: &Database, now: UnixMs) -> Result<Accounts, StoreError> {
 
 /// Returns the accounts that changed after parts that the reader knows.
 ///
-/// Each is whole: all its slots that count. Of chains that `after` does not name, all accounts are
-/// returned; chain 0 stands for openings, whose part is the version of the policies. With nothing in
+/// Each is whole: all its slots that count. Of chains that `after` does not name, or of which it knows less
+/// than notes of changes go back (two minutes), all accounts are returned; chain 0 stands for openings, whose part is the version of the policies. With nothing in
 /// `after` it is [`load`].
 ///
 /// # Errors
@@ -97,8 +97,8 @@ pub async fn changes(
     read(db, after, which, now).await
 }
 
-/// Returns the accounts of these chains that changed after these parts, and of no other chain: what the
-/// owner of the chains sends to the feed.
+/// Returns the accounts of these chains that changed after these parts, as [`changes`] does, and of no other
+/// chain: what the owner of the chains sends to the feed.
 ///
 /// # Errors
 ///
@@ -136,7 +136,7 @@ async fn read(
             .fetch_one(&mut *tx)
             .await?;
     let chains = standings(&mut tx).await?;
-    let rows = rows_after(&mut tx, after, which, now).await?;
+    let rows = rows_after(&mut tx, after, which, &chains, now).await?;
     tx.rollback().await?;
     let origins: HashMap<ChainId, Origin> = chains
         .iter()
@@ -196,6 +196,7 @@ async fn rows_after(
     tx: &mut Transaction<'_, Postgres>,
     after: &[PartRef],
     which: Which,
+    chains: &[ChainStanding],
     now: UnixMs,
 ) -> Result<Vec<FoundRow>, StoreError> {
     if which == Which::All {
@@ -210,30 +211,97 @@ async fn rows_after(
         );
         return Ok(rows.fetch_all(&mut **tx).await?);
     }
-    let chains: Vec<i32> = after.iter().map(|known| known.chain.0).collect();
-    let parts: Vec<i64> = after.iter().map(|known| known.number.0).collect();
-    let rows = sqlx::query_as!(
-        FoundRow,
-        r#"/* changed_accounts */
-        with changed as (
-            select distinct a.counter, a.chain
-            from (select id from chain union all select 0) c
-            left join unnest($1::integer[], $2::bigint[]) as known (chain, part)
-                on known.chain = c.id
-            join account a on a.chain = c.id and a.part > coalesce(known.part, 0)
-            where known.chain is not null or not $4
-        )
-        select a.counter, a.chain, a.slot, a.counts_until, a.sum::text as "sum!", a.epoch, a.part,
-            a.limit_id, a.tenant, a.key_values as "key_values: Vec<Option<String>>"
-        from changed join account a using (counter, chain)
-        where a.counts_until > $3
-        order by a.counter, a.chain, a.slot"#,
-        &chains,
-        &parts,
-        now.to_utc(),
-        which == Which::ChangedOfThese
-    );
-    Ok(rows.fetch_all(&mut **tx).await?)
+    let known = known(tx, after, which, chains).await?;
+    let mut rows = if known.changed.is_empty() {
+        Vec::new()
+    } else {
+        // Account by account, since Postgres would else read all of them to find the few that changed.
+        let rows = sqlx::query_as!(
+            FoundRow,
+            r#"/* changed_accounts */
+            with changed as materialized (
+                select distinct counter, known.chain
+                from unnest($1::integer[], $2::bigint[]) as known (chain, part)
+                cross join lateral (
+                    select counters from account_change
+                    where chain = known.chain and part > known.part
+                    offset 0
+                ) c
+                cross join lateral unnest(c.counters) as counter
+            )
+            select a.counter as "counter!", a.chain as "chain!", a.slot as "slot!",
+                a.counts_until as "counts_until!", a.sum::text as "sum!", a.epoch as "epoch!",
+                a.part as "part!", a.limit_id as "limit_id!", a.tenant as "tenant!",
+                a.key_values as "key_values!: Vec<Option<String>>"
+            from changed
+            cross join lateral (
+                select * from account
+                where counter = changed.counter and chain = changed.chain and counts_until > $3
+                offset 0
+            ) a
+            order by a.counter, a.chain, a.slot"#,
+            &known.changed,
+            &known.after,
+            now.to_utc()
+        );
+        rows.fetch_all(&mut **tx).await?
+    };
+    if !known.whole.is_empty() {
+        let whole = sqlx::query_as!(
+            FoundRow,
+            r#"/* accounts_of_chains */
+            select counter, chain, slot, counts_until, sum::text as "sum!", epoch, part, limit_id,
+                tenant, key_values as "key_values: Vec<Option<String>>"
+            from account where chain = any($1) and counts_until > $2"#,
+            &known.whole,
+            now.to_utc()
+        );
+        rows.extend(whole.fetch_all(&mut **tx).await?);
+        rows.sort_unstable_by_key(|row| (row.counter, row.chain, row.slot));
+    }
+    Ok(rows)
+}
+
+/// What a reader knows of the chains that it asks for.
+struct Known {
+    /// Chains of which notes tell what it misses, if anything; parallel to `after`.
+    changed: Vec<i32>,
+    /// The last part of each that it knows.
+    after: Vec<i64>,
+    /// Chains of which it knows nothing, or less than notes of changes go back.
+    whole: Vec<i32>,
+}
+
+async fn known(
+    tx: &mut Transaction<'_, Postgres>,
+    after: &[PartRef],
+    which: Which,
+    chains: &[ChainStanding],
+) -> Result<Known, StoreError> {
+    let rows = sqlx::query!("/* change_floors */ select chain, part from account_change_floor")
+        .fetch_all(&mut **tx)
+        .await?;
+    let floors: HashMap<i32, i64> = rows.iter().map(|row| (row.chain, row.part)).collect();
+    let mut known = Known {
+        changed: Vec::new(),
+        after: Vec::new(),
+        whole: Vec::new(),
+    };
+    for PartRef { chain, number } in after {
+        if number.0 < floors.get(&chain.0).copied().unwrap_or(0) {
+            known.whole.push(chain.0);
+        } else {
+            known.changed.push(chain.0);
+            known.after.push(number.0);
+        }
+    }
+    if which == Which::Changed {
+        let all = chains.iter().map(|standing| standing.chain);
+        let is_new = |chain: &ChainId| !after.iter().any(|known| known.chain == *chain);
+        let new = all.chain([ChainId(0)]).filter(is_new);
+        known.whole.extend(new.map(|chain| chain.0));
+    }
+    Ok(known)
 }
 
 /// Gathers rows, which are in order, by counter and chain.

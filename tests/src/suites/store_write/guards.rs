@@ -178,6 +178,13 @@ fn each_role_may_do_its_work_and_no_more() {
             .unwrap();
         assert!(opened.has_role(), "{role:?} is taken");
     }
+    for role in [Role::Ingest, Role::Enforcer] {
+        let opened = RUNTIME
+            .block_on(Store::open(world.sql.url(), role))
+            .unwrap();
+        let deleted = RUNTIME.block_on(store::accounts::delete_old(&opened, 10));
+        assert_eq!(deleted.unwrap(), 0, "{role:?} deletes what is old");
+    }
     let enforcer = may("tollbook_enforcer", "select");
     assert!(
         !enforcer.contains("rejected_event"),
