@@ -61,6 +61,8 @@ impl Default for Chain {
 struct Told {
     epoch: i64,
     watermark: Option<UnixMs>,
+    /// When the newest of any owner was made.
+    at: UnixMs,
 }
 
 impl Marks {
@@ -90,7 +92,9 @@ impl Marks {
         let told = chain.told.entry(partition).or_insert(Told {
             epoch: mark.epoch,
             watermark: None,
+            at: mark.at,
         });
+        told.at = told.at.max(mark.at);
         // Of the same owner the later one stays, whichever is read last; a new owner may begin earlier.
         told.watermark = if told.epoch == mark.epoch {
             told.watermark.max(mark.watermark)
@@ -127,10 +131,11 @@ impl Marks {
         known.min().unwrap_or(self.polled)
     }
 
-    /// Returns the instant as of which marks alone tell all live chains; `None` while they do not.
+    /// Returns when the feed last marked all live chains: the least of the newest marks' own instants;
+    /// `None` while a chain has none. How far they reach does not matter: Postgres reaches no further.
     pub(crate) fn marked(&self) -> Option<UnixMs> {
         let live = self.chains.values().filter(|chain| chain.is_live);
-        live.map(|chain| chain.told_on_all(self.partitions))
+        live.map(|chain| chain.marked_on_all(self.partitions))
             .min()
             .flatten()
     }
@@ -143,6 +148,14 @@ impl Chain {
             return None;
         }
         self.told.values().map(|told| told.watermark).min()?
+    }
+
+    /// The oldest of the partitions' newest marks; `None` while one has none.
+    fn marked_on_all(&self, partitions: usize) -> Option<UnixMs> {
+        if partitions == 0 || self.told.len() < partitions {
+            return None;
+        }
+        self.told.values().map(|told| told.at).min()
     }
 }
 
@@ -241,6 +254,29 @@ mod tests {
         assert_eq!(marks.as_of(), Some(at(700)), "its owner is gone");
         marks.take(0, &mark(1, 2, 650));
         assert_eq!(marks.as_of(), Some(at(700)), "of one owner the later stays");
+    }
+
+    #[test]
+    fn a_feed_whose_marks_reach_not_far_is_not_silent() {
+        let mut marks = Marks::default();
+        assert_eq!(marks.marked(), None, "nobody told anything");
+        marks.begin(2);
+        let late = |made| Mark {
+            at: at(made),
+            ..mark(1, 1, 100)
+        };
+        marks.take(0, &late(5_000));
+        assert_eq!(marks.marked(), None, "only on one partition");
+        marks.take(1, &late(6_000));
+        assert_eq!(marks.marked(), Some(at(5_000)), "though it knows less");
+        marks.take(0, &late(7_000));
+        assert_eq!(marks.marked(), Some(at(6_000)), "the older of the two");
+        marks.take(1, &late(4_000));
+        assert_eq!(
+            marks.marked(),
+            Some(at(6_000)),
+            "an earlier one that is read late"
+        );
     }
 
     #[test]

@@ -181,7 +181,7 @@ impl Merger {
         self.marks.lock().beginning()
     }
 
-    /// Says whether the feed's marks are at least as late as this.
+    /// Says whether the feed marked all live chains at this instant or later.
     pub(crate) fn is_marked_since(&self, since: UnixMs) -> bool {
         self.marks
             .lock()
