@@ -171,10 +171,20 @@ impl Counters {
     }
 
     /// Charges a report: all limits in full, whatever they say; then says what they say to an ask for
-    /// nothing.
-    pub fn report(&self, counted: &[Counted<'_>], verdicts: &mut Verdicts) -> Decision {
+    /// nothing. Tells `lost` the place of each that could not be charged, as there was no room for its
+    /// counter; each is noted as one that found none.
+    pub fn report(
+        &self,
+        counted: &[Counted<'_>],
+        verdicts: &mut Verdicts,
+        mut lost: impl FnMut(usize),
+    ) -> Decision {
         let mut locked = Locked::new(self, counted, Purpose::Charge);
         locked.charge(counted);
+        for place in locked.uncharged(counted) {
+            self.room.refuse();
+            lost(place);
+        }
         locked.check(counted, Some(Asked::Units(Units::ZERO)), verdicts)
     }
 
@@ -184,18 +194,22 @@ impl Counters {
         let nothing = Asked::Units(Units::ZERO);
         let Named::Key(key) = counted.key else {
             let mut verdicts = Verdicts::new();
-            self.report(std::slice::from_ref(counted), &mut verdicts);
+            self.report(std::slice::from_ref(counted), &mut verdicts, |_| {});
             return verdicts[0];
         };
         let place = place_of(key);
         let hash = self.hash(place);
         let mut table = self.table_of(hash);
         let mut found = table.position(hash, place, counted.id);
-        if found.is_none() && !counted.charge.or_zero().is_zero() && self.room.take() {
-            let counter = Counter::new(counted.limit, self.origin);
-            let held = Held::new(counted.id, key, counter);
-            self.put(&mut table, hash, place, held);
-            found = table.position(hash, place, counted.id);
+        if found.is_none() && !counted.charge.or_zero().is_zero() {
+            if self.room.take() {
+                let counter = Counter::new(counted.limit, self.origin);
+                let held = Held::new(counted.id, key, counter);
+                self.put(&mut table, hash, place, held);
+                found = table.position(hash, place, counted.id);
+            } else {
+                self.room.refuse();
+            }
         }
         if let Some(found) = found {
             table.charge(found, counted);

@@ -239,7 +239,7 @@ impl Engine {
     #[must_use]
     pub fn report(&self, report: &Report<'_>, now: UnixMs) -> Answer {
         let force = self.force.load();
-        let (found, uncharged) = {
+        let (found, mut uncharged) = {
             let mut gathered = Gathered::default();
             let mut uncharged = SmallVec::new();
             let request = &report.request;
@@ -260,7 +260,12 @@ impl Engine {
                 }
             });
             let mut verdicts = Verdicts::new();
-            let decision = self.counters.report(&gathered.counted, &mut verdicts);
+            let met = &gathered.met;
+            let decision = self
+                .counters
+                .report(&gathered.counted, &mut verdicts, |place| {
+                    uncharged.extend(met.get(place).map(|met| met.index));
+                });
             let decision = Decision {
                 outcome: Outcome::Allow,
                 ..decision
@@ -270,6 +275,7 @@ impl Engine {
         self.told.reported();
         let mut answer = found.into_answer(force, None, now);
         answer.reason = Reason::Reported;
+        uncharged.sort_unstable();
         answer.uncharged = uncharged;
         answer
     }

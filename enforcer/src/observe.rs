@@ -113,7 +113,7 @@ impl Room {
         match (self.was_full, is_full) {
             (false, true) => tracing::warn!(
                 counters.count = count,
-                "there is no room for more counters; new keys are decided by on_unavailable, those known as before; raise enforcer.counters_max, or limit who chooses keys"
+                "there is no room for more counters; asks for new keys are decided by on_unavailable, reports for them are not charged; those known count as before; raise enforcer.counters_max, or limit who chooses keys"
             ),
             (true, false) => tracing::info!("there is room for counters again"),
             (true, true) | (false, false) => {}

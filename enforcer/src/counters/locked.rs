@@ -276,6 +276,15 @@ impl<'c> Locked<'c> {
         }
     }
 
+    /// Returns the places of the limits that were to be charged and have no counter still.
+    pub(super) fn uncharged(&self, counted: &[Counted<'_>]) -> impl Iterator<Item = usize> {
+        let both = self.spots.iter().zip(counted).enumerate();
+        let lost = both.filter(|(_, (spot, counted))| {
+            spot.found.is_none() && !counted.charge.or_zero().is_zero()
+        });
+        lost.map(|(place, _)| place)
+    }
+
     #[cold]
     fn charge_new(&mut self, counted: &[Counted<'_>]) {
         for index in 0..self.spots.len() {

@@ -194,7 +194,7 @@ proptest! {
         let replicas = [1, 2].map(|replica| Counters::with_shards(ReplicaId(replica), usize::MAX, 3));
         let mut verdicts = Verdicts::new();
         for (index, ask) in asks.iter().enumerate() {
-            replicas[index % 2].report(&counted(&limits, ask, at(0)), &mut verdicts);
+            replicas[index % 2].report(&counted(&limits, ask, at(0)), &mut verdicts, |_| {});
         }
         for (from, to) in [(0, 1), (1, 0)] {
             for number in 1.. {
@@ -241,8 +241,8 @@ proptest! {
         for (ask, passed) in &asks {
             now += passed;
             let counted = counted(&limits, ask, at(now));
-            kept.report(&counted, &mut verdicts);
-            pruned.report(&counted, &mut verdicts);
+            kept.report(&counted, &mut verdicts, |_| {});
+            pruned.report(&counted, &mut verdicts, |_| {});
             pruned.prune(at(now), |limit| (0..3).find(|index| id(*index) == limit).map(|index| limits[index]));
         }
         now += later;

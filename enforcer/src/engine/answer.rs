@@ -32,7 +32,8 @@ pub struct Answer {
     pub shadow_denials: usize,
     /// From when all accounts are whole, where one of them is not yet.
     pub warming: Option<UnixMs>,
-    /// Of a report: limits that count something which it does not say.
+    /// Of a report: limits that it was not charged to, since they count something which it does not say,
+    /// or for want of room for their counters.
     pub uncharged: SmallVec<[usize; 4]>,
     /// Of a refusal: how it is kept.
     pub denial: Option<Arc<Denial>>,

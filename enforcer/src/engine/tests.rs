@@ -334,6 +334,44 @@ limits:
 }
 
 #[test]
+fn a_report_without_room_says_what_it_was_not_charged_to() {
+    let engine = Engine::bounded(ReplicaId(1), 4, 1);
+    put(
+        &engine,
+        "
+name: reported
+limits:
+  - { name: cost, meter: cost, limit: \"1.00\", per: [app], window: { fixed: 60s }, from: decision }
+  - { name: total, meter: total_tokens, limit: 100, window: { fixed: 60s }, from: decision }
+  - { name: tokens, meter: total_tokens, limit: 100, per: [app], window: { fixed: 60s }, from: decision }
+",
+    );
+    let report = |app| Report {
+        request: ask(app, "m").request,
+        used: Reported {
+            total_tokens: Some(30),
+            ..Reported::default()
+        },
+    };
+    let first = engine.report(&report("a"), at(0));
+    assert_eq!(
+        first.uncharged.as_slice(),
+        [0, 2],
+        "no cost was told, one has room"
+    );
+    assert_eq!(engine.counters().refused(), 1, "{first:?}");
+    let second = engine.report(&report("b"), at(1));
+    assert_eq!(second.uncharged.as_slice(), [0, 2], "the app's has none");
+    assert_eq!(engine.counters().refused(), 2, "each report is counted");
+    let levels = second.met.iter().map(|met| met.verdict.unwrap().used.get());
+    assert_eq!(
+        levels.collect::<Vec<_>>(),
+        [0, 60, 0],
+        "what is there counts on"
+    );
+}
+
+#[test]
 fn contradictory_reports_are_told() {
     let parts = |input, output, total| Reported {
         input_tokens: input,
