@@ -5,6 +5,9 @@
 
 use std::fs::File;
 use std::io;
+use std::iter::Cycle;
+use std::net::TcpListener;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::LazyLock;
@@ -221,12 +224,22 @@ pub fn account(name: &str) -> Option<Account> {
     })
 }
 
-/// Returns a port that was free a moment ago on 127.0.0.1.
+/// Ports for servers: below those that the system gives to connections (`net.ipv4.ip_local_port_range`, from
+/// 32,768 on), as a connection might take one of those before its server does.
+const PORTS: Range<u16> = 12_000..32_000;
+
+/// Returns a port on 127.0.0.1 that was free a moment ago, and that no caller in this process got lately.
 #[must_use]
 pub fn free_port() -> u16 {
-    std::net::TcpListener::bind(("127.0.0.1", 0))
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
+    static NEXT: LazyLock<Mutex<Cycle<Range<u16>>>> = LazyLock::new(|| {
+        // Two test processes at once begin at different ports.
+        let begin = usize::try_from(std::process::id()).unwrap() * 37 % PORTS.len();
+        let mut ports = PORTS.cycle();
+        let _skipped = begin.checked_sub(1).and_then(|last| ports.nth(last));
+        Mutex::new(ports)
+    });
+    let mut next = NEXT.lock();
+    let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    let mut tried = next.by_ref().take(PORTS.len());
+    tried.find(is_free).expect("some port is free")
 }

@@ -112,6 +112,7 @@ impl Gateways {
         };
         let envoy = envoy.start();
         wait::until_true("Envoy is ready", START, || {
+            assert!(envoy.ended().is_none(), "Envoy ended\n{}", envoy.log());
             get(admin, "/ready", "").is_some_and(|answer| answer.status == 200)
         });
         Self {
