@@ -18,7 +18,7 @@ use domain::feed::{Balance, BalanceKey, Mark};
 use domain::ids::{ChainId, Epoch, PartNumber, PartRef};
 use domain::time::UnixMs;
 use service::Shutdown;
-use store::accounts::{Accounts, ChainStanding, changes_of, idle, note_sent, sent};
+use store::accounts::{Accounts, ChainStanding, OPENINGS, changes_of, idle, note_sent, sent};
 use store::{Database, StoreError};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
@@ -43,9 +43,6 @@ const SENT_MS: i64 = 60_000;
 
 /// How far back idle accounts are looked for at the start, in ms: rows are kept for an hour.
 const IDLE_BACK_MS: i64 = 60 * 60 * 1000;
-
-/// The chain that openings stand under.
-const OPENINGS: ChainId = ChainId(0);
 
 /// Sends the feed for one process.
 pub(crate) struct BalancesFeed {

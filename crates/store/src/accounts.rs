@@ -11,6 +11,7 @@ mod replica;
 
 use domain::counting::AccountSum;
 use domain::hash::Hash128;
+use domain::ids::ChainId;
 use domain::meter::{METERS, PerMeter};
 use domain::policy::CounterKey;
 use domain::units::Units;
@@ -28,6 +29,9 @@ pub use replica::{ReplicaAccount, load_replicas, save_replica};
 /// How long after it counted last a slot is still written, in ms: for usage that arrives late, and clocks
 /// that differ. Its row is deleted after an hour.
 pub const LIVE_MS: i64 = 10 * 60 * 1000;
+
+/// The chain that openings stand under; its parts are the versions of the policies.
+pub const OPENINGS: ChainId = ChainId(0);
 
 /// Who writes rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -142,20 +142,19 @@ impl Marks {
 }
 
 impl Chain {
-    /// The least of all partitions; `None` while one has no mark.
-    fn told_on_all(&self, partitions: usize) -> Option<UnixMs> {
-        if partitions == 0 || self.told.len() < partitions {
-            return None;
-        }
-        self.told.values().map(|told| told.watermark).min()?
+    /// The newest marks of all partitions; `None` while one has none.
+    fn on_all(&self, partitions: usize) -> Option<impl Iterator<Item = &Told>> {
+        (partitions > 0 && self.told.len() >= partitions).then(|| self.told.values())
     }
 
-    /// The oldest of the partitions' newest marks; `None` while one has none.
+    /// How far all partitions tell it.
+    fn told_on_all(&self, partitions: usize) -> Option<UnixMs> {
+        self.on_all(partitions)?.map(|told| told.watermark).min()?
+    }
+
+    /// When the oldest of the partitions' newest marks was made.
     fn marked_on_all(&self, partitions: usize) -> Option<UnixMs> {
-        if partitions == 0 || self.told.len() < partitions {
-            return None;
-        }
-        self.told.values().map(|told| told.at).min()
+        self.on_all(partitions)?.map(|told| told.at).min()
     }
 }
 

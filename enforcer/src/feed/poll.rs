@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use domain::account::{Message, Origin};
 use domain::feed::Balance;
-use domain::ids::{ChainId, PartNumber, PartRef};
+use domain::ids::PartRef;
 use store::accounts::{Accounts, ReplicaAccount, StoredAccount};
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -96,7 +96,7 @@ impl PostgresFeed {
             told.extend(replicas.into_iter().map(told_by_replica));
         }
         self.limits_seen = changes;
-        self.known = parts_of(&accounts);
+        self.known = accounts.parts();
         let (chains, at) = (standings_of(&accounts), accounts.at);
         told.extend(accounts.accounts.into_iter().map(told_by_account));
         told.push(Told::Snapshot(beginning, chains, at));
@@ -121,20 +121,6 @@ impl BalanceFeed for PostgresFeed {
             self.due = Instant::now();
         }
     }
-}
-
-/// Returns up to where a snapshot reaches. Chain 0 stands for openings.
-fn parts_of(accounts: &Accounts) -> Vec<PartRef> {
-    let chains = accounts.chains.iter().map(|standing| PartRef {
-        chain: standing.chain,
-        number: standing.part,
-    });
-    let openings = accounts.policies.map_or(0, |version| version.0);
-    let openings = PartRef {
-        chain: ChainId(0),
-        number: PartNumber(openings),
-    };
-    chains.chain([openings]).collect()
 }
 
 /// Corrections come with the snapshots alone, so nobody waits for their marks.

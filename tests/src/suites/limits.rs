@@ -5,12 +5,10 @@ mod accounts;
 
 use std::time::Duration;
 
-use domain::ids::{ChainId, PartNumber, PartRef};
+use domain::ids::PartRef;
 use domain::time::UnixMs;
 use serde_json::Value;
-use store::accounts::{
-    Accounts, StoredAccount, changes as changes_after, delete_old, load as load_accounts,
-};
+use store::accounts::{StoredAccount, changes as changes_after, delete_old, load as load_accounts};
 use store::{Database as Store, Role};
 
 use self::accounts::{assert_equal, assert_fed, config_with, differences, policies};
@@ -219,12 +217,12 @@ fn a_reader_gets_what_changed_or_all_where_the_notes_are_gone() {
     };
     topic.send_texts(2, load.mixed(800));
     config.catch_up();
-    let known = parts_of(&all().unwrap());
+    let known = all().unwrap().parts();
     assert_eq!(after(&known), [], "nothing changed since");
     topic.send_texts(1, [load.line()]);
     config.catch_up();
     let accounts = all().unwrap();
-    let newest = parts_of(&accounts);
+    let newest = accounts.parts();
     let is_new = |account: &&StoredAccount| {
         let part = known.iter().find(|part| part.chain == account.chain);
         part.is_none_or(|part| account.message.use_.revision().number > part.number.0)
@@ -283,19 +281,6 @@ fn a_reader_gets_what_changed_or_all_where_the_notes_are_gone() {
         "new notes tell from there on"
     );
     assert_equal(&world);
-}
-
-/// Returns up to which part a snapshot tells each chain; chain 0 stands for openings.
-fn parts_of(accounts: &Accounts) -> Vec<PartRef> {
-    let chains = accounts.chains.iter().map(|standing| PartRef {
-        chain: standing.chain,
-        number: standing.part,
-    });
-    let openings = PartRef {
-        chain: ChainId(0),
-        number: PartNumber(accounts.policies.unwrap().0),
-    };
-    chains.chain([openings]).collect()
 }
 
 fn policies_are_applied_whole_and_once() {

@@ -45,7 +45,7 @@ const PAUSE_MS: u64 = 30;
 const BUSY: u64 = 20_000;
 
 /// How long the busy log goes on before the first probe: a broker that started just now still compiles
-/// itself, on as many processors as two, and a gateway's broker has been up for long.
+/// itself (0.4 of a processor for half a minute, on a machine of two), and a gateway's has been up for long.
 const SETTLE: Duration = Duration::from_secs(60);
 
 /// The longest that the busy log is: far more than its probes take.

@@ -14,7 +14,7 @@ use domain::units::Units;
 use sqlx::{Postgres, Transaction};
 use uuid::Uuid;
 
-use super::{counter_of, units_of};
+use super::{OPENINGS, counter_of, units_of};
 use crate::connect::Database;
 use crate::cost::{instant, set_tenant};
 use crate::error::StoreError;
@@ -66,6 +66,23 @@ pub struct Accounts {
     pub chains: Vec<ChainStanding>,
 }
 
+impl Accounts {
+    /// Returns up to which part each chain is told, as [`changes`] takes it; of the openings up to which
+    /// version of the policies.
+    #[must_use]
+    pub fn parts(&self) -> Vec<PartRef> {
+        let chains = self.chains.iter().map(|standing| PartRef {
+            chain: standing.chain,
+            number: standing.part,
+        });
+        let openings = PartRef {
+            chain: OPENINGS,
+            number: PartNumber(self.policies.map_or(0, |version| version.0)),
+        };
+        chains.chain([openings]).collect()
+    }
+}
+
 /// Returns all accounts with slots that count at `now` or later, of all limits that were ever in force.
 ///
 /// # Errors
@@ -78,8 +95,8 @@ pub async fn load(db: &Database, now: UnixMs) -> Result<Accounts, StoreError> {
 /// Returns the accounts that changed after parts that the reader knows.
 ///
 /// Each is whole: all its slots that count. Of chains that `after` does not name, or of which it knows less
-/// than notes of changes go back (two minutes), all accounts are returned; chain 0 stands for openings, whose part is the version of the policies. With nothing in
-/// `after` it is [`load`].
+/// than notes of changes go back (two minutes), all accounts are returned; [`OPENINGS`] is a chain whose
+/// part is the version of the policies. With nothing in `after` it is [`load`].
 ///
 /// # Errors
 ///
@@ -298,7 +315,7 @@ async fn known(
     if which == Which::Changed {
         let all = chains.iter().map(|standing| standing.chain);
         let is_new = |chain: &ChainId| !after.iter().any(|known| known.chain == *chain);
-        let new = all.chain([ChainId(0)]).filter(is_new);
+        let new = all.chain([OPENINGS]).filter(is_new);
         known.whole.extend(new.map(|chain| chain.0));
     }
     Ok(known)
@@ -325,8 +342,8 @@ fn gathered(
         let total = slots
             .iter()
             .fold(Units::ZERO, |sum, slot| sum.saturating_add(slot.sum));
-        let origin = match chain.0 {
-            0 => Origin::Opening,
+        let origin = match chain {
+            OPENINGS => Origin::Opening,
             _ => origins.get(&chain).copied().unwrap_or(Origin::Chain(chain)),
         };
         accounts.push(StoredAccount {
