@@ -1,16 +1,17 @@
 //! Assignments: one claim of one partition by this process.
 //!
-//! Invariant: an assignment is open from its claim until it is revoked, fenced or stopped, and never
-//! opens again; a new claim is a new assignment with a greater epoch. Deliberately absent: how a
-//! claim is made (`opening`), and what is folded.
+//! Invariant: an assignment is open until it is revoked, fenced, stopped or put back, and never
+//! opens again; a new claim is a new assignment with a greater epoch, and a partition that is only read
+//! again is a new assignment under the same epoch. Deliberately absent: how a claim is made (`opening`),
+//! and what is folded.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use domain::hash::Hash256;
-use domain::ids::{ChainId, Epoch, Offset, PartNumber};
+use domain::ids::{ChainId, Epoch, Offset, PartNumber, PartRef};
 use domain::part::Skipped;
 use parking_lot::{Condvar, Mutex};
 use store::claim::Fingerprint;
@@ -55,6 +56,8 @@ pub(crate) struct Assignment {
     pub(crate) start: Offset,
     head: Mutex<Head>,
     next: AtomicI64,
+    /// The number of the last part that was begun, committed or not.
+    begun: AtomicI64,
     open: AtomicBool,
     committing: Mutex<bool>,
     committed: Condvar,
@@ -79,6 +82,7 @@ impl Assignment {
             chain: claimed.0,
             epoch: claimed.1,
             start,
+            begun: AtomicI64::new(head.number.0),
             head: Mutex::new(head),
             next: AtomicI64::new(start.0),
             open: AtomicBool::new(true),
@@ -94,6 +98,30 @@ impl Assignment {
         self
     }
 
+    /// Makes the assignment that reads again what this one, which has ended, did not commit: under the
+    /// same claim, from where the chain stands. Call it only while no transaction with its records runs.
+    #[must_use]
+    pub(crate) fn again(&self, id: u64) -> Self {
+        Self::new(
+            id,
+            self.source,
+            self.place.clone(),
+            (self.chain, self.epoch),
+            self.folded_to(),
+            self.head(),
+        )
+        .reading_headers(self.reads_headers)
+    }
+
+    /// Numbers the next part of the chain: those that are not committed yet count.
+    #[must_use]
+    pub(crate) fn begin_part(&self) -> PartRef {
+        PartRef {
+            chain: self.chain,
+            number: PartNumber(self.begun.fetch_add(1, Ordering::Relaxed)).next(),
+        }
+    }
+
     /// Says whether its records may still be folded.
     #[must_use]
     pub(crate) fn is_open(&self) -> bool {
@@ -102,6 +130,8 @@ impl Assignment {
 
     /// Ends it: no transaction that begins from now on holds its records. Says whether it was open.
     pub(crate) fn end(&self) -> bool {
+        // Under the lock, so that whoever ended it sees the transaction that began before.
+        let _committing = self.committing.lock();
         self.open.swap(false, Ordering::AcqRel)
     }
 
@@ -140,15 +170,22 @@ impl Assignment {
         change(&mut self.head.lock());
     }
 
-    /// Marks that a transaction with its records runs, or no longer does.
-    pub(crate) fn set_committing(&self, is_committing: bool) {
-        *self.committing.lock() = is_committing;
-        if !is_committing {
-            self.committed.notify_all();
-        }
+    /// Marks that a transaction with its records runs; says `false`, and marks nothing, where it has
+    /// ended.
+    #[must_use]
+    pub(crate) fn begin_commit(&self) -> bool {
+        let mut committing = self.committing.lock();
+        *committing = self.is_open();
+        *committing
     }
 
-    /// Says whether a transaction with its records runs or is being tried again.
+    /// Marks that no transaction with its records runs any more.
+    pub(crate) fn end_commit(&self) {
+        *self.committing.lock() = false;
+        self.committed.notify_all();
+    }
+
+    /// Says whether a transaction with its records runs.
     #[must_use]
     pub(crate) fn is_committing(&self) -> bool {
         *self.committing.lock()
@@ -178,6 +215,8 @@ impl std::fmt::Debug for Assignment {
 enum Held {
     /// Open: its records are folded.
     Open(Arc<Assignment>),
+    /// Ours by the claim of this ended assignment, to be read again from where the chain stands.
+    Again(Arc<Assignment>),
     /// Ours, to be opened.
     Waiting,
     /// Postgres gave it to another owner, while the group had not (yet) taken it from us.
@@ -210,7 +249,7 @@ impl Assignments {
         self.changes.fetch_add(1, Ordering::Release);
     }
 
-    /// Returns how often an assignment was opened or taken away.
+    /// Returns how often an assignment was opened, put back or taken away.
     pub(crate) fn changes(&self) -> u64 {
         self.changes.load(Ordering::Acquire)
     }
@@ -226,9 +265,39 @@ impl Assignments {
     pub(crate) fn remove(&self, place: &TopicPartition) -> Option<Arc<Assignment>> {
         self.changes.fetch_add(1, Ordering::Release);
         match self.held.lock().remove(place) {
-            Some(Held::Open(assignment)) => Some(assignment),
+            Some(Held::Open(assignment) | Held::Again(assignment)) => Some(assignment),
             Some(Held::Waiting | Held::GivenUp(_)) | None => None,
         }
+    }
+
+    /// Ends an assignment whose last records did not reach the ledger, and notes that they are to be
+    /// read again; one that has ended already stays as it is.
+    pub(crate) fn put_back(&self, assignment: &Assignment) {
+        let mut held = self.held.lock();
+        if !assignment.end() {
+            return;
+        }
+        if let Some(held) = held.get_mut(&assignment.place)
+            && let Held::Open(known) = held
+            && known.id == assignment.id
+        {
+            *held = Held::Again(Arc::clone(known));
+            self.changes.fetch_add(1, Ordering::Release);
+        }
+    }
+
+    /// Returns the ended assignments whose partitions are to be read again, and whether there are more,
+    /// with which a transaction still runs.
+    #[must_use]
+    pub(crate) fn put_backs(&self) -> (Vec<Arc<Assignment>>, bool) {
+        let held = self.held.lock();
+        let put_back = held.values().filter_map(|held| match held {
+            Held::Again(assignment) => Some(Arc::clone(assignment)),
+            Held::Open(_) | Held::Waiting | Held::GivenUp(_) => None,
+        });
+        let (busy, ready): (Vec<_>, Vec<_>) =
+            put_back.partition(|assignment| assignment.is_committing());
+        (ready, !busy.is_empty())
     }
 
     /// Ends an assignment that Postgres does not have as this process knew it, and says whether it
@@ -237,7 +306,7 @@ impl Assignments {
     pub(crate) fn lose(&self, assignment: &Assignment, how: Lost) -> bool {
         let was_open = assignment.end();
         let mut held = self.held.lock();
-        if let Some(Held::Open(known)) = held.get(&assignment.place)
+        if let Some(Held::Open(known) | Held::Again(known)) = held.get(&assignment.place)
             && known.id == assignment.id
         {
             let next = match how {
@@ -279,6 +348,19 @@ impl Assignments {
         self.held.lock().values().filter_map(open).collect()
     }
 
+    /// Returns the claims that are open, or whose partitions are to be read again.
+    #[must_use]
+    pub(crate) fn claims(&self) -> HashSet<(ChainId, Epoch)> {
+        let held = self.held.lock();
+        let claims = held.values().filter_map(|held| match held {
+            Held::Open(assignment) | Held::Again(assignment) => {
+                Some((assignment.chain, assignment.epoch))
+            }
+            Held::Waiting | Held::GivenUp(_) => None,
+        });
+        claims.collect()
+    }
+
     /// Returns the partitions that the group gave us and that are to be opened.
     #[must_use]
     pub(crate) fn waiting(&self) -> Vec<TopicPartition> {
@@ -286,7 +368,7 @@ impl Assignments {
         let is_waiting = |held: &Held| match held {
             Held::Open(assignment) => !assignment.is_open(),
             Held::Waiting => true,
-            Held::GivenUp(_) => false,
+            Held::Again(_) | Held::GivenUp(_) => false,
         };
         held.iter()
             .filter(|(_, held)| is_waiting(held))
@@ -304,7 +386,7 @@ impl Assignments {
 fn open(held: &Held) -> Option<Arc<Assignment>> {
     match held {
         Held::Open(assignment) if assignment.is_open() => Some(Arc::clone(assignment)),
-        Held::Open(_) | Held::Waiting | Held::GivenUp(_) => None,
+        Held::Open(_) | Held::Again(_) | Held::Waiting | Held::GivenUp(_) => None,
     }
 }
 

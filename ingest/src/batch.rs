@@ -1,246 +1,301 @@
-//! Records as they came from Kafka, gathered into a batch.
+//! A batch: records of several partitions, folded as they are read, to be committed in one transaction.
 //!
-//! Invariant: a batch owns its bytes, so that it can be folded again when a price changed or a
-//! partition was lost, without asking Kafka. Bounded by count and by bytes.
+//! Invariant: what is folded is what was read, in the order of the offsets of each partition; a batch that
+//! is not committed is dropped, and its records are read again. Records' bytes are not kept. Bounded by
+//! events, and by the bytes that are kept of rejected ones. Deliberately absent: polling (`poll`), SQL.
 
-mod chunks;
+mod size;
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use domain::hash::Hash128;
+use domain::fold::{BatchFold, Folder, PartFold};
 use domain::ids::Offset;
-use domain::part::PAYLOAD_KEPT_MAX;
 use domain::time::UnixMs;
 use rdkafka::Message;
 use rdkafka::message::BorrowedMessage;
 use store::claim::Fingerprint;
+use store::in_force::Versions;
 
+use crate::accounts::count_accounts;
 use crate::assignment::Assignment;
-use crate::decode::PAYLOAD_MAX;
+use crate::config::IngestConfig;
+use crate::decode::Decoder;
+use crate::folding::{Ages, Floors, PartTarget, Record, folder_of};
 use crate::headers::Headers;
 use crate::kafka::fingerprint;
-use crate::observe::spans::BatchSpan;
-pub(crate) use chunks::Spares;
-use chunks::{Chunks, HeldBytes};
+use crate::observe::spans::{self, BatchSpan};
+use crate::rules::{Rules, RulesInUse};
+pub(crate) use size::BatchSize;
 
-/// A record's value.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Payload {
-    /// No value: a tombstone.
-    None,
-    /// These bytes of the batch.
-    Held(HeldBytes),
-    /// Larger than is parsed.
-    Oversized(Box<Oversized>),
-}
-
-/// What is kept of a record that is larger than is parsed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Oversized {
-    /// The first bytes.
-    pub(crate) kept: Vec<u8>,
-    /// The full length.
-    pub(crate) bytes: u64,
-    /// The hash of all bytes.
-    pub(crate) digest: Hash128,
-    /// The record's fingerprint, taken while all of it was at hand.
-    pub(crate) fingerprint: Hash128,
-}
-
-impl Payload {
-    fn oversized(time_ms: i64, key: Option<&[u8]>, value: &[u8]) -> Self {
-        Self::Oversized(Box::new(Oversized {
-            kept: value.get(..PAYLOAD_KEPT_MAX).unwrap_or(value).to_vec(),
-            bytes: value.len() as u64,
-            digest: Hash128::of(value),
-            fingerprint: fingerprint(time_ms, key, Some(value)),
-        }))
-    }
-
-    /// Makes the payload of a record whose bytes its owner keeps.
-    pub(crate) fn kept_elsewhere(time_ms: i64, key: Option<&[u8]>, value: Option<&[u8]>) -> Self {
-        match value {
-            None => Self::None,
-            Some(value) if value.len() > PAYLOAD_MAX => Self::oversized(time_ms, key, value),
-            Some(_) => Self::Held(HeldBytes::default()),
-        }
-    }
-}
-
-/// One record.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Record {
-    /// Its offset.
-    pub(crate) offset: Offset,
-    /// When the broker says it was written; the first instant where it does not say.
-    pub(crate) time: UnixMs,
-    /// Its value.
-    pub(crate) payload: Payload,
-}
-
-/// The records of one assignment, in the order of their offsets.
+/// One partition's share of a batch, besides its rows.
 pub(crate) struct Slice {
-    /// Whose they are.
+    /// Whose it is.
     pub(crate) assignment: Arc<Assignment>,
-    /// The records; never empty.
-    pub(crate) records: Vec<Record>,
-    /// The records' headers, one each, where the source's format reads them; else none.
-    headers: Vec<Headers>,
-    tail_time: i64,
-    tail_key: Option<Vec<u8>>,
+    /// The floor that it was folded under.
+    pub(crate) floor: Option<UnixMs>,
+    /// The offset after its last record.
+    pub(crate) to: Offset,
+    /// Its last record.
+    pub(crate) tail: Option<Fingerprint>,
 }
 
-impl Slice {
-    /// Returns the records with their headers.
-    pub(crate) fn with_headers(&self) -> impl Iterator<Item = (&Record, &Headers)> {
-        let headers = self.headers.iter().chain(std::iter::repeat(Headers::NONE));
-        self.records.iter().zip(headers)
-    }
-}
-
-/// Records of several partitions, to be folded in one transaction.
-#[derive(Default)]
-pub(crate) struct RawBatch {
-    /// One slice per partition.
+/// A batch whose rows are ready, ids taken.
+pub(crate) struct Folded {
+    /// The rows; one part per slice, in its order.
+    pub(crate) fold: BatchFold,
+    /// Whose they are.
     pub(crate) slices: Vec<Slice>,
-    /// Values, one after another.
-    chunks: Chunks,
-    bytes: usize,
-    records: usize,
+    /// What priced, decoded and counted it.
+    pub(crate) versions: Versions,
     /// What it is traced by.
     pub(crate) span: BatchSpan,
-    /// How many records a new slice has room for.
-    slice_room: usize,
-    /// How many records all new slices together have room for: what the other batch had, however many
-    /// slices there will be.
-    room_left: usize,
 }
 
-impl RawBatch {
-    /// Makes an empty batch with room for as many records as another one holds: under load batches
-    /// are alike, and growing step by step would copy each of them once more. Its bytes lie in spare
-    /// pieces of memory, and give them back.
-    pub(crate) fn with_room_of(other: &Self, spares: &Spares) -> Self {
-        let room = other.records.checked_div(other.slices.len());
+/// Folds records into the batch at hand.
+pub(crate) struct Batcher {
+    in_use: RulesInUse,
+    floors: Arc<Floors>,
+    size: BatchSize,
+    /// The most bytes that are kept of rejected events.
+    kept_bytes_max: usize,
+    rules: Arc<Rules>,
+    folder: Folder,
+    batch: Open,
+    room: Room,
+}
+
+/// How many postings the last batch had: under load batches are alike, and growing step by step would copy
+/// each of them once more.
+#[derive(Default)]
+struct Room {
+    of_slice: usize,
+    /// What all slices of the next one may take together, however many there will be.
+    left: usize,
+}
+
+/// The batch at hand.
+#[derive(Default)]
+struct Open {
+    fold: BatchFold,
+    slices: Vec<Slice>,
+    events: u64,
+    postings: u64,
+    read_bytes: usize,
+    kept_bytes: usize,
+    links: spans::Links,
+}
+
+impl Batcher {
+    /// Makes a batcher by the rules in use.
+    pub(crate) fn new(
+        in_use: RulesInUse,
+        floors: Arc<Floors>,
+        size: BatchSize,
+        bounds: &IngestConfig,
+    ) -> Self {
+        let rules = in_use.get();
         Self {
-            chunks: Chunks::of(spares),
-            slice_room: room.unwrap_or(0),
-            room_left: other.records,
-            ..Self::default()
+            folder: folder_of(&rules),
+            in_use,
+            floors,
+            size,
+            kept_bytes_max: bounds.batch_bytes_max as usize,
+            rules,
+            batch: Open::default(),
+            room: Room::default(),
         }
     }
 
-    /// Puts an empty batch in its place, with as much room, and returns it.
-    pub(crate) fn replaced(&mut self, spares: &Spares) -> Self {
-        let next = Self::with_room_of(self, spares);
-        std::mem::replace(self, next)
+    /// Says whether nothing was read into the batch.
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.batch.slices.is_empty()
     }
 
-    /// Adds a record at the end of its partition's slice.
-    pub(crate) fn push(&mut self, assignment: &Arc<Assignment>, message: &BorrowedMessage<'_>) {
-        let payload = match message.payload() {
-            None => Payload::None,
-            Some(value) if value.len() > PAYLOAD_MAX => {
-                let time = message.timestamp().to_millis().unwrap_or(-1);
-                Payload::oversized(time, message.key(), value)
-            }
-            Some(value) => {
-                self.bytes += value.len();
-                Payload::Held(self.chunks.hold(value))
-            }
+    /// Says whether the batch should take no more records.
+    pub(crate) fn is_full(&self) -> bool {
+        let Open {
+            events, postings, ..
+        } = self.batch;
+        // A posting takes some five times the memory of an event.
+        let size = events.max(postings.saturating_mul(2));
+        size >= self.size.get() || self.batch.kept_bytes >= self.kept_bytes_max
+    }
+
+    /// Returns how many records one of so many equal shares of a full batch has; at least one.
+    pub(crate) fn share(&self, of: u64) -> usize {
+        let share = self.size.get().checked_div(of).unwrap_or(0).max(1);
+        usize::try_from(share).unwrap_or(usize::MAX)
+    }
+
+    /// Says whether an assignment has ended whose records are in the batch: it will never be committed.
+    pub(crate) fn is_void(&self) -> bool {
+        let mut slices = self.batch.slices.iter();
+        slices.any(|slice| !slice.assignment.is_open())
+    }
+
+    /// Folds messages of one partition, in their order.
+    pub(crate) fn fold_run(
+        &mut self,
+        assignment: &Arc<Assignment>,
+        messages: &[BorrowedMessage<'_>],
+    ) {
+        let Some(last) = messages.last() else {
+            return;
         };
-        let tail_time = message.timestamp().to_millis().unwrap_or(-1);
-        let record = Record {
-            offset: Offset(message.offset()),
-            time: UnixMs::new(tail_time).unwrap_or(UnixMs::FIRST),
-            payload,
+        if self.is_empty() {
+            self.begin();
+        }
+        let index = self.slice_of(assignment);
+        let Open {
+            fold,
+            slices,
+            events,
+            postings,
+            read_bytes,
+            kept_bytes,
+            links,
+        } = &mut self.batch;
+        let Some(slice) = slices.get_mut(index) else {
+            return;
         };
-        if let Payload::Oversized(oversized) = &record.payload {
-            self.bytes += oversized.kept.len();
+        let before = size_of(fold, index);
+        let mut target = PartTarget {
+            folder: &mut self.folder,
+            fold,
+            part_index: index,
+            decoder: decoder_of(&self.rules, assignment),
+            ages: Ages::above(slice.floor),
+        };
+        for message in messages {
+            *read_bytes += fold_message(&mut target, assignment.reads_headers, message);
+            links.note(message);
         }
-        self.span.link(message);
-        self.records += 1;
-        if assignment.reads_headers {
-            let headers = Headers::of(message);
-            self.bytes += headers.bytes();
-            self.slice_of(assignment).headers.push(headers);
-        }
-        let slice = self.slice_of(assignment);
-        slice.records.push(record);
-        slice.tail_time = tail_time;
-        match (&mut slice.tail_key, message.key()) {
-            (Some(kept), Some(key)) => {
-                kept.clear();
-                kept.extend_from_slice(key);
-            }
-            (kept, key) => *kept = key.map(<[u8]>::to_vec),
-        }
+        let offset = Offset(last.offset());
+        slice.to = offset.next();
+        slice.tail = Some(Fingerprint {
+            offset,
+            hash: fingerprint(time_of(last), last.key(), last.payload()),
+        });
+        let folded = size_of(fold, index);
+        *events += folded.events - before.events;
+        *postings += folded.postings - before.postings;
+        *kept_bytes += folded.kept_bytes - before.kept_bytes;
     }
 
-    fn slice_of(&mut self, assignment: &Arc<Assignment>) -> &mut Slice {
-        let found = self
-            .slices
+    fn slice_of(&mut self, assignment: &Arc<Assignment>) -> usize {
+        let slices = &mut self.batch.slices;
+        let found = slices
             .iter()
             .position(|slice| slice.assignment.id == assignment.id);
-        let index = found.unwrap_or_else(|| {
-            let room = self.slice_room.min(self.room_left);
-            self.room_left -= room;
-            self.slices.push(Slice {
+        found.unwrap_or_else(|| {
+            let index = self.batch.fold.open_part(assignment.begin_part());
+            let room = self.room.of_slice.min(self.room.left);
+            self.room.left -= room;
+            if let Some(part) = self.batch.fold.part_mut(index) {
+                part.reserve(room);
+            }
+            slices.push(Slice {
                 assignment: Arc::clone(assignment),
-                records: Vec::with_capacity(room),
-                headers: Vec::new(),
-                tail_time: -1,
-                tail_key: None,
+                floor: self.floors.of(assignment.source),
+                to: assignment.start,
+                tail: None,
             });
-            self.slices.len() - 1
-        });
-        &mut self.slices[index]
-    }
-
-    /// Returns the number of records.
-    #[must_use]
-    pub(crate) const fn records(&self) -> usize {
-        self.records
-    }
-
-    /// Returns the number of bytes held.
-    #[must_use]
-    pub(crate) const fn bytes(&self) -> usize {
-        self.bytes
-    }
-
-    /// Returns the bytes of a payload; `None` for a tombstone or an oversized one.
-    #[must_use]
-    pub(crate) fn payload(&self, payload: &Payload) -> Option<&[u8]> {
-        match payload {
-            Payload::Held(held) => self.chunks.get(*held),
-            Payload::None | Payload::Oversized(_) => None,
-        }
-    }
-
-    /// Returns the fingerprint of a slice's last record.
-    #[must_use]
-    pub(crate) fn tail(&self, slice: &Slice) -> Option<Fingerprint> {
-        let last = slice.records.last()?;
-        let hash = match &last.payload {
-            Payload::Oversized(oversized) => oversized.fingerprint,
-            held => fingerprint(
-                slice.tail_time,
-                slice.tail_key.as_deref(),
-                self.payload(held),
-            ),
-        };
-        Some(Fingerprint {
-            offset: last.offset,
-            hash,
+            index
         })
     }
 
-    /// Drops the slices whose assignment has ended; says whether any was dropped.
-    pub(crate) fn drop_ended(&mut self) -> bool {
-        let before = self.slices.len();
-        self.slices.retain(|slice| slice.assignment.is_open());
-        self.records = self.slices.iter().map(|slice| slice.records.len()).sum();
-        before != self.slices.len()
+    /// Ends the batch, whose first record was taken so long ago, and puts an empty one in its place.
+    pub(crate) fn close(&mut self, took: Duration) -> Folded {
+        let Open {
+            mut fold,
+            slices,
+            read_bytes,
+            links,
+            ..
+        } = std::mem::take(&mut self.batch);
+        let postings = fold.parts().iter().map(PartFold::postings).sum::<usize>();
+        self.room = Room {
+            of_slice: postings.checked_div(slices.len()).unwrap_or(0),
+            left: postings,
+        };
+        fold.take_ids();
+        let records = fold.parts().iter().map(|part| part.counts().records).sum();
+        let places = slices.iter().map(|slice| &slice.assignment.place);
+        let span = BatchSpan::folded(took, (records, read_bytes), places, links);
+        Folded {
+            fold,
+            slices,
+            versions: self.rules.versions,
+            span,
+        }
     }
+
+    /// Gives the batch up, and returns whose records were in it, to be read again.
+    pub(crate) fn give_up(&mut self) -> Vec<Arc<Assignment>> {
+        let given_up = std::mem::take(&mut self.batch).slices;
+        given_up.into_iter().map(|slice| slice.assignment).collect()
+    }
+
+    /// Has the empty batch fold by the rules that are in use now.
+    fn begin(&mut self) {
+        let rules = self.in_use.get();
+        if !Arc::ptr_eq(&rules, &self.rules) {
+            self.folder = folder_of(&rules);
+            self.rules = rules;
+        }
+        count_accounts(&mut self.batch.fold, self.rules.limits.as_ref());
+    }
+}
+
+/// What a part holds so far.
+#[derive(Default)]
+struct PartSize {
+    events: u64,
+    postings: u64,
+    /// Bytes that are kept of rejected events.
+    kept_bytes: usize,
+}
+
+fn size_of(fold: &BatchFold, part_index: usize) -> PartSize {
+    let part = fold.parts().get(part_index);
+    part.map_or_else(PartSize::default, |part| PartSize {
+        events: part.counts().events(),
+        postings: u64::try_from(part.postings()).unwrap_or(u64::MAX),
+        kept_bytes: part.kept_bytes(),
+    })
+}
+
+/// Folds a message and returns how many bytes of it were read.
+fn fold_message(
+    target: &mut PartTarget<'_>,
+    reads_headers: bool,
+    message: &BorrowedMessage<'_>,
+) -> usize {
+    let record = Record {
+        offset: Offset(message.offset()),
+        time: UnixMs::new(time_of(message)).unwrap_or(UnixMs::FIRST),
+    };
+    let payload = message.payload();
+    let mut bytes = payload.map_or(0, <[u8]>::len);
+    if reads_headers {
+        let headers = Headers::of(message);
+        bytes += headers.bytes();
+        target.fold_record(record, &headers, payload);
+    } else {
+        target.fold_record(record, Headers::NONE, payload);
+    }
+    bytes
+}
+
+/// Returns when the broker says that a message was written, in ms since 1970; -1 where it does not say.
+fn time_of(message: &BorrowedMessage<'_>) -> i64 {
+    message.timestamp().to_millis().unwrap_or(-1)
+}
+
+fn decoder_of<'r>(rules: &'r Rules, assignment: &Assignment) -> &'r Decoder {
+    rules
+        .decoders
+        .get(assignment.source)
+        .expect("assignments are made from the same sources, in the same order, as the rules")
 }

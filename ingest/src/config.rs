@@ -97,10 +97,11 @@ pub struct IngestConfig {
     pub http: String,
     /// Allows `http` to be bound to another address than loopback without authentication.
     pub insecure: bool,
-    /// The most records that one batch holds.
+    /// The most events that one batch holds, about, with some 90 bytes of each, and half as many postings of
+    /// some 400; fewer where Postgres takes longer than five seconds to commit so many. Two or three batches
+    /// are in memory at a time.
     pub batch_records_max: u32,
-    /// The most bytes of payload that one batch holds; three batches may be in memory at a time:
-    /// filling, folding, committing.
+    /// The most bytes of rejected events' payloads that one batch keeps, about; no others are kept.
     pub batch_bytes_max: u32,
     /// How long a record waits for others to share its transaction, in milliseconds; after as long without any it goes at once.
     pub batch_age_ms: u32,
@@ -120,7 +121,7 @@ impl Default for IngestConfig {
             sources: Vec::new(),
             http: "127.0.0.1:8070".to_owned(),
             insecure: false,
-            batch_records_max: 100_000,
+            batch_records_max: 800_000,
             batch_bytes_max: 64 * 1024 * 1024,
             batch_age_ms: 20,
             rollup_interval_ms: 60_000,

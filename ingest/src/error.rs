@@ -149,7 +149,7 @@ impl From<PipelineError> for Failure {
             PipelineError::Store(error) => exit_of_store(error),
             PipelineError::Rules(_) => Exit::Configuration,
             PipelineError::NotDrained => Exit::Dependency,
-            PipelineError::Folding(_) | PipelineError::BeginAnew => Exit::Unexpected,
+            PipelineError::BeginAnew => Exit::Unexpected,
         };
         Self::new(exit, error.to_string())
     }

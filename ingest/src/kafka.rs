@@ -54,7 +54,7 @@ fn base_config(kafka: &KafkaConfig) -> ClientConfig {
 }
 
 /// Returns the settings of the group's consumer (RELIABILITY: assignment only, read committed,
-/// small queues since we hold batches ourselves).
+/// small queues, whose memory is bounded).
 #[must_use]
 pub fn group_config(kafka: &KafkaConfig) -> ClientConfig {
     let mut config = base_config(kafka);

@@ -90,6 +90,14 @@ pub(crate) fn opened(assignment: &Assignment) {
     );
 }
 
+/// Tells that a partition is read again from where its chain stands: a batch with its records was given up.
+pub(crate) fn reads_again(assignment: &Assignment) {
+    tracing::info!(
+        kafka.topic = %assignment.place.0, kafka.partition = assignment.place.1,
+        kafka.offset = assignment.start.0, "reads a partition again"
+    );
+}
+
 /// Tells that a partition could not be opened yet.
 pub(crate) fn opening_failed(place: &TopicPartition, problem: &OpenError) {
     counter!("tollbook_ingest_opening_failures_total").increment(1);

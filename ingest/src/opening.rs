@@ -3,7 +3,8 @@
 //!
 //! Invariant: a partition is opened at the position that Postgres holds, under an epoch greater than
 //! any before, and only while the log holds the last folded record; else it is stopped and recorded
-//! as a gap. Deliberately absent: what happens to records.
+//! as a gap. What is only read again keeps its epoch, and `watch` goes on comparing its log. Deliberately
+//! absent: what happens to records.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -107,6 +108,16 @@ impl Opener {
                 }
             }
         }
+    }
+
+    /// Makes the assignment that reads again what an ended one did not commit; its claim still holds, for
+    /// all that this process knows.
+    pub(crate) fn again(&self, ended: &Assignment) -> Assignment {
+        ended.again(self.next_id())
+    }
+
+    fn next_id(&self) -> u64 {
+        self.next_id.fetch_add(1, Ordering::Relaxed)
     }
 
     fn try_open(&self, place: &TopicPartition) -> Result<Opened, OpenError> {
@@ -213,7 +224,7 @@ impl Opener {
             anchor: claim.anchor.filter(|_| skipped.is_none()),
             skipped,
         };
-        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let id = self.next_id();
         Assignment::new(
             id,
             source,

@@ -1,15 +1,15 @@
-//! The pipeline: batch n + 1 is folded while batch n commits.
+//! The pipeline: batch n + 1 is read and folded (`poll`) while batch n commits.
 //!
 //! Invariant: batches commit in the order in which they were read, each in one transaction with its
-//! positions; a batch that did not commit is folded again from its own records, never from memory of
-//! the failed try. Deliberately absent: polling (`poll`) and SQL (`store`).
+//! positions; what did not commit is dropped, and read again from where its chains stand. Deliberately
+//! absent: polling (`poll`) and SQL (`store`).
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use domain::hash::Hash256;
-use domain::ids::{ChainId, Offset, PartNumber, PartRef};
+use domain::ids::{ChainId, Offset, PartRef};
+use domain::part::Counts;
 use parking_lot::Mutex;
 use service::Shutdown;
 use store::batch::{
@@ -21,12 +21,12 @@ use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::time::{Instant, sleep};
 
 use crate::assignment::{Assignment, Assignments, Lost};
-use crate::batch::{RawBatch, Slice};
-use crate::folding::{Folded, FoldingEnded, FoldingThread};
+use crate::batch::{BatchSize, Folded, Slice};
 use crate::kafka::head_metadata;
 use crate::observe;
+use crate::observe::spans::BatchSpan;
 use crate::poll::{Feed, HeadMark};
-use crate::rules::{Rules, UnusableRules};
+use crate::rules::{Rules, RulesInUse, UnusableRules};
 
 /// The first pause after a failed try; doubled up to [`PAUSE_MAX`].
 const PAUSE_MIN: Duration = Duration::from_millis(50);
@@ -43,9 +43,6 @@ pub(crate) enum PipelineError {
     /// A newer program applied rules that this one cannot read.
     #[error(transparent)]
     Rules(#[from] UnusableRules),
-    /// The folding thread panicked.
-    #[error(transparent)]
-    Folding(#[from] FoldingEnded),
     /// Other sources came into force, or Postgres and the group differ on what is ours: leave the
     /// group and begin anew.
     #[error("a new run is due")]
@@ -57,25 +54,22 @@ pub(crate) enum PipelineError {
     NotDrained,
 }
 
-/// Folds and commits what the polling thread feeds.
+/// Commits what the polling thread folds.
 pub(crate) struct Pipeline {
-    feed: mpsc::Receiver<Feed>,
-    wishes: Arc<Semaphore>,
-    reserved: HashMap<u64, PartNumber>,
-    folding: FoldingThread,
-    committer: Committer,
-}
-
-/// The committing half.
-pub(crate) struct Committer {
+    /// Batches to commit.
+    pub(crate) feed: mpsc::Receiver<Feed>,
+    /// A permit for each batch that is waited for, so that the polling thread fills one up until then.
+    pub(crate) wishes: Arc<Semaphore>,
     /// The connection that writes.
     pub(crate) writer: Writer,
     /// Where what is in force is read from.
     pub(crate) database: Database,
     /// The rules that batches are folded by now.
     pub(crate) rules: Arc<Rules>,
-    /// The way to fold a batch again.
-    pub(crate) folding: FoldingThread,
+    /// Where the polling thread learns of other rules.
+    pub(crate) in_use: RulesInUse,
+    /// Learns how long commits take.
+    pub(crate) size: BatchSize,
     /// What the group assigned.
     pub(crate) assignments: Arc<Assignments>,
     /// Tells the feed that accounts may have changed.
@@ -92,271 +86,230 @@ pub(crate) struct Committer {
 
 /// What one try of a commit came to.
 enum Try {
+    /// It is in the ledger.
     Done,
-    Again(RawBatch),
-    After(RawBatch, StoreError),
+    /// It is not, and may be read again at once.
+    Again,
+    /// It is not, for a reason that may pass.
+    After(StoreError),
+}
+
+/// Tries that failed one after another.
+struct Failing {
+    since: Instant,
+    pause: Duration,
+}
+
+impl Failing {
+    fn begin() -> Self {
+        Self {
+            since: Instant::now(),
+            pause: PAUSE_MIN,
+        }
+    }
+}
+
+/// A transaction with the records of these slices; while it is held, none of them is read again.
+struct Committing<'s> {
+    slices: &'s [Slice],
+}
+
+impl<'s> Committing<'s> {
+    /// Begins; `None` where an assignment has ended, so that nothing may be committed.
+    fn begin(slices: &'s [Slice]) -> Option<Self> {
+        let begun = slices
+            .iter()
+            .take_while(|slice| slice.assignment.begin_commit());
+        let begun = Self {
+            slices: slices.get(..begun.count())?,
+        };
+        (begun.slices.len() == slices.len()).then_some(begun)
+    }
+}
+
+impl Drop for Committing<'_> {
+    fn drop(&mut self) {
+        for slice in self.slices {
+            slice.assignment.end_commit();
+        }
+    }
 }
 
 impl Pipeline {
-    /// Makes a pipeline over a feed. It adds a permit to `wishes` whenever it waits for a batch, so
-    /// that the polling thread fills one up until then, and none waits half full.
-    #[must_use]
-    pub(crate) fn new(
-        feed: mpsc::Receiver<Feed>,
-        wishes: Arc<Semaphore>,
-        committer: Committer,
-    ) -> Self {
-        let folding = committer.folding.clone();
-        Self {
-            feed,
-            wishes,
-            reserved: HashMap::new(),
-            folding,
-            committer,
-        }
-    }
-
     /// Runs until the feed ends.
     ///
     /// # Errors
     ///
     /// [`PipelineError`]; the caller stops the process, or starts anew where sources changed.
     pub(crate) async fn run(mut self) -> Result<(), PipelineError> {
-        let mut ready: Option<Folded> = None;
+        let mut failing = None;
         loop {
-            let Self {
-                feed,
-                wishes,
-                reserved,
-                folding,
-                committer,
-            } = &mut self;
-            let (next, committed) = tokio::join!(
-                fold_next((feed, wishes), reserved, folding),
-                committer.commit(ready.take())
-            );
-            committed?;
-            match next? {
-                Some(Next::Folded(folded)) => ready = Some(*folded),
-                Some(Next::Idle(idle)) => self.committer.advance(&idle).await?,
-                None => return Ok(()),
+            if self.feed.is_empty() && self.wishes.available_permits() == 0 {
+                self.wishes.add_permits(1);
             }
-        }
-    }
-}
-
-enum Next {
-    Folded(Box<Folded>),
-    Idle(Vec<(Arc<Assignment>, Offset)>),
-}
-
-/// Waits for the next feed and folds it.
-async fn fold_next(
-    (feed, wishes): (&mut mpsc::Receiver<Feed>, &Semaphore),
-    reserved: &mut HashMap<u64, PartNumber>,
-    folding: &FoldingThread,
-) -> Result<Option<Next>, PipelineError> {
-    loop {
-        if feed.is_empty() && wishes.available_permits() == 0 {
-            wishes.add_permits(1);
-        }
-        let raw = match feed.recv().await {
-            None => return Ok(None),
-            Some(Feed::Idle(idle)) => return Ok(Some(Next::Idle(idle))),
-            Some(Feed::Batch(raw)) => raw,
-        };
-        let mut raw = raw;
-        raw.drop_ended();
-        if raw.slices.is_empty() {
-            continue;
-        }
-        let parts = raw
-            .slices
-            .iter()
-            .map(|slice| reserve(reserved, &slice.assignment))
-            .collect();
-        let folded = folding.fold(raw, parts).await?;
-        return Ok(Some(Next::Folded(Box::new(folded))));
-    }
-}
-
-/// Numbers the next part of an assignment's chain; each batch read from it becomes one part.
-fn reserve(reserved: &mut HashMap<u64, PartNumber>, assignment: &Assignment) -> PartRef {
-    if reserved.len() > 10_000 {
-        // Assignments that ended long ago; those that live are numbered from their heads again only
-        // where nothing of theirs is in flight, so keep the newest ids.
-        let newest = reserved.keys().copied().max().unwrap_or(0);
-        reserved.retain(|id, _| newest - id < 5_000);
-    }
-    let last = reserved
-        .entry(assignment.id)
-        .or_insert_with(|| assignment.head().number);
-    *last = last.next();
-    PartRef {
-        chain: assignment.chain,
-        number: *last,
-    }
-}
-
-impl Committer {
-    /// Commits a folded batch, however often that takes.
-    async fn commit(&mut self, folded: Option<Folded>) -> Result<(), PipelineError> {
-        let Some(mut folded) = folded else {
-            return Ok(());
-        };
-        let mut pause = PAUSE_MIN;
-        let since = Instant::now();
-        loop {
-            let slices: Vec<_> = folded
-                .raw
-                .slices
-                .iter()
-                .map(|slice| Arc::clone(&slice.assignment))
-                .collect();
-            slices
-                .iter()
-                .for_each(|assignment| assignment.set_committing(true));
-            let tried = self.try_commit(folded).await;
-            slices
-                .iter()
-                .for_each(|assignment| assignment.set_committing(false));
-            let raw = match tried? {
-                Try::Done => return Ok(()),
-                Try::Again(raw) => raw,
-                Try::After(raw, error) => {
-                    observe::commit_failed(&error);
-                    self.wait(since, pause, error).await?;
-                    pause = (pause * 2).min(PAUSE_MAX);
-                    raw
-                }
-            };
-            match self.fold_again(raw).await? {
-                Some(again) => folded = again,
+            match self.feed.recv().await {
                 None => return Ok(()),
+                Some(Feed::Idle(idle)) => self.advance(&idle).await?,
+                Some(Feed::Batch(batch)) => self.commit(*batch, &mut failing).await?,
             }
         }
     }
 
-    /// Waits before the next try; where the process should stop or no try can help, ends.
-    async fn wait(
-        &self,
-        since: Instant,
-        pause: Duration,
-        error: StoreError,
+    /// Commits a batch; where that fails, has its records read again once another try may succeed.
+    async fn commit(
+        &mut self,
+        batch: Folded,
+        failing: &mut Option<Failing>,
     ) -> Result<(), PipelineError> {
-        let is_over = self
-            .patience
-            .is_some_and(|patience| since.elapsed() >= patience);
-        if !error.is_transient() || is_over {
-            return Err(error.into());
+        let Folded {
+            fold,
+            slices,
+            versions,
+            mut span,
+        } = batch;
+        let tried = match Committing::begin(&slices) {
+            Some(_committing) if versions == self.rules.versions => {
+                let write = BatchWrite {
+                    versions,
+                    parts: slices.iter().map(part_write).collect(),
+                    fold,
+                };
+                self.try_commit(write, &slices, &mut span).await?
+            }
+            Some(_) | None => Try::Again,
+        };
+        let error = match tried {
+            Try::Done => {
+                *failing = None;
+                return Ok(());
+            }
+            Try::Again => {
+                *failing = None;
+                None
+            }
+            Try::After(error) => Some(error),
+        };
+        span.gave_up();
+        for slice in &slices {
+            self.assignments.put_back(&slice.assignment);
         }
-        if self.shutdown.is_requested() && pause >= PAUSE_MAX {
-            return Err(PipelineError::NotDrained);
+        match error {
+            None => Ok(()),
+            // Nothing is read again any more.
+            Some(error) if error.is_transient() && self.shutdown.is_requested() => {
+                observe::commit_failed(&error);
+                match self.patience {
+                    // What a back-fill is for is folded when its end is asked for.
+                    Some(_) => Ok(()),
+                    None => Err(PipelineError::NotDrained),
+                }
+            }
+            Some(error) => {
+                self.size.failed();
+                let failing = failing.get_or_insert_with(Failing::begin);
+                self.wait_for_postgres(error, failing).await
+            }
         }
-        sleep(pause).await;
+    }
+
+    /// Waits until Postgres answers after a failed try; where the process should stop or no try can help,
+    /// ends.
+    async fn wait_for_postgres(
+        &mut self,
+        mut error: StoreError,
+        failing: &mut Failing,
+    ) -> Result<(), PipelineError> {
+        loop {
+            observe::commit_failed(&error);
+            let is_over = self
+                .patience
+                .is_some_and(|patience| failing.since.elapsed() >= patience);
+            if !error.is_transient() || is_over {
+                return Err(error.into());
+            }
+            if self.shutdown.is_requested() && failing.pause >= PAUSE_MAX {
+                return Err(PipelineError::NotDrained);
+            }
+            sleep(failing.pause).await;
+            failing.pause = (failing.pause * 2).min(PAUSE_MAX);
+            match self.writer.connect_again().await {
+                Ok(()) => break,
+                Err(next) => error = next,
+            }
+        }
+        *self.backend.lock() = self.writer.backend();
         Ok(())
     }
 
-    /// Folds what is still ours of a batch again, under the rules that are in force now.
-    async fn fold_again(&mut self, mut raw: RawBatch) -> Result<Option<Folded>, PipelineError> {
-        raw.drop_ended();
-        if raw.slices.is_empty() {
-            return Ok(None);
-        }
-        let parts = raw
-            .slices
-            .iter()
-            .map(|slice| PartRef {
-                chain: slice.assignment.chain,
-                number: slice.assignment.head().number.next(),
-            })
-            .collect();
-        Ok(Some(self.folding.fold(raw, parts).await?))
-    }
-
-    async fn try_commit(&mut self, folded: Folded) -> Result<Try, PipelineError> {
-        let Folded {
-            mut raw,
-            fold,
-            floors,
-            versions,
-        } = folded;
-        if raw.drop_ended() || versions != self.rules.versions {
-            return Ok(Try::Again(raw));
-        }
-        let advances: Vec<_> = raw
-            .slices
-            .iter()
-            .zip(floors)
-            .map(|(slice, floor)| part_write(&raw, slice, floor))
-            .collect();
-        let asked: Vec<_> = raw.slices.iter().zip(&advances).map(resolve_part).collect();
-        let write = BatchWrite {
-            versions,
-            parts: advances,
-            fold,
-        };
-        let (started, began) = (Instant::now(), raw.span.begin());
+    async fn try_commit(
+        &mut self,
+        write: BatchWrite,
+        slices: &[Slice],
+        span: &mut BatchSpan,
+    ) -> Result<Try, PipelineError> {
+        let asked: Vec<_> = slices.iter().zip(&write.parts).map(resolve_part).collect();
+        let (started, began) = (Instant::now(), span.begin());
         let result = self.writer.commit(write).await;
-        raw.span.tried(began, &result);
+        span.tried(began, &result);
         *self.backend.lock() = self.writer.backend();
         match result {
             Ok(committed) => {
-                observe::committed(&committed, started.elapsed());
-                raw.span.committed(&committed);
+                let took = started.elapsed();
+                observe::committed(&committed, took);
+                let events = committed.counts.iter().map(Counts::events).sum();
+                self.size.committed(events, took);
+                span.committed(&committed);
                 self.counted.notify_one();
-                self.applied(&raw, &committed.heads).await;
+                self.applied(slices, &committed.heads).await;
                 Ok(Try::Done)
             }
             Err(CommitError::Lost { fenced, rewound }) => {
-                self.lose(&raw.slices, &fenced, &rewound);
-                Ok(Try::Again(raw))
+                self.lose(slices, &fenced, &rewound);
+                Ok(Try::Again)
             }
             Err(CommitError::InForceChanged) => match self.reload().await {
-                Ok(()) => Ok(Try::Again(raw)),
-                Err(PipelineError::Store(error)) => Ok(Try::After(raw, error)),
+                Ok(()) => Ok(Try::Again),
+                Err(PipelineError::Store(error)) => Ok(Try::After(error)),
                 Err(error) => Err(error),
             },
-            Err(CommitError::Unknown(error)) => self.resolve(raw, &asked, error).await,
-            Err(CommitError::Failed(error)) => Ok(Try::After(raw, error)),
+            Err(CommitError::Unknown(error)) => self.resolve(slices, &asked, error).await,
+            Err(CommitError::Failed(error)) => Ok(Try::After(error)),
         }
     }
 
     /// Asks Postgres whether the batch was applied, until it answers: never retried blindly.
     async fn resolve(
         &mut self,
-        raw: RawBatch,
+        slices: &[Slice],
         asked: &[ResolvePart],
         unknown: StoreError,
     ) -> Result<Try, PipelineError> {
         observe::commit_unknown(&unknown);
-        let mut pause = PAUSE_MIN;
-        let since = Instant::now();
+        let mut failing = Failing::begin();
         loop {
             match self.writer.resolve(asked).await {
                 Ok(Resolved::Applied) => {
                     observe::resolved(true);
                     // The part's hash went with the answer: claiming anew reads it.
-                    for slice in &raw.slices {
+                    for slice in slices {
                         self.assignments.lose(&slice.assignment, Lost::Rewound);
                     }
                     return Ok(Try::Done);
                 }
                 Ok(Resolved::NotApplied) => {
                     observe::resolved(false);
-                    return Ok(Try::Again(raw));
+                    return Ok(Try::Again);
                 }
                 Ok(Resolved::Lost) => return Err(PipelineError::BeginAnew),
-                Err(error) => self.wait(since, pause, error).await?,
+                Err(error) => self.wait_for_postgres(error, &mut failing).await?,
             }
-            pause = (pause * 2).min(PAUSE_MAX);
         }
     }
 
     /// Moves the heads of a batch that is in the ledger, and tells them to the polling thread.
-    async fn applied(&self, raw: &RawBatch, heads: &[(PartRef, Hash256)]) {
+    async fn applied(&self, slices: &[Slice], heads: &[(PartRef, Hash256)]) {
         let mut marks = Vec::with_capacity(heads.len());
-        for slice in &raw.slices {
+        for slice in slices {
             let assignment = &slice.assignment;
             let Some((part, hash)) = heads
                 .iter()
@@ -364,16 +317,13 @@ impl Committer {
             else {
                 continue;
             };
-            let Some(position) = slice.records.last().map(|last| last.offset.next()) else {
-                continue;
-            };
-            let tail = raw.tail(slice);
+            let position = slice.to;
             assignment.update_head(|head| {
                 head.position = Some(position);
                 head.part_end = position;
                 head.number = part.number;
                 head.hash = *hash;
-                head.tail = tail;
+                head.tail = slice.tail;
                 head.skipped = None;
             });
             marks.push(HeadMark {
@@ -420,7 +370,7 @@ impl Committer {
         }
         self.rules = Arc::new(rules);
         observe::rules_changed(&self.rules);
-        self.folding.change_rules(Arc::clone(&self.rules)).await?;
+        self.in_use.set(Arc::clone(&self.rules));
         Ok(())
     }
 
@@ -428,11 +378,8 @@ impl Committer {
     async fn advance(&mut self, idle: &[(Arc<Assignment>, Offset)]) -> Result<(), PipelineError> {
         let open: Vec<_> = idle
             .iter()
-            .filter(|(assignment, _)| assignment.is_open())
+            .filter(|(assignment, _)| assignment.begin_commit())
             .collect();
-        if open.is_empty() {
-            return Ok(());
-        }
         let advances: Vec<_> = open
             .iter()
             .map(|(assignment, to)| IdleAdvance {
@@ -442,24 +389,26 @@ impl Committer {
                 to: *to,
             })
             .collect();
-        match self.writer.advance(&advances).await {
-            Ok(Advanced { fenced, rewound }) => {
-                for (assignment, to) in open {
-                    match how_lost(assignment, &fenced, &rewound) {
-                        Some(how) => self.lose_one(assignment, how),
-                        None => assignment.update_head(|head| head.position = Some(*to)),
-                    }
-                }
-                Ok(())
+        let advanced = if advances.is_empty() {
+            Ok(Advanced::default())
+        } else {
+            self.writer.advance(&advances).await
+        };
+        for (assignment, to) in &open {
+            let how = match &advanced {
+                Ok(Advanced { fenced, rewound }) => how_lost(assignment, fenced, rewound),
+                // Whether they moved is not known: claiming anew reads it.
+                Err(_) => Some(Lost::Rewound),
+            };
+            match how {
+                Some(how) => self.lose_one(assignment, how),
+                None => assignment.update_head(|head| head.position = Some(*to)),
             }
-            // Whether they moved is not known: claiming anew reads it.
-            Err(error) if error.is_transient() => {
-                for (assignment, _) in open {
-                    self.lose_one(assignment, Lost::Rewound);
-                }
-                Ok(())
-            }
-            Err(error) => Err(error.into()),
+            assignment.end_commit();
+        }
+        match advanced {
+            Err(error) if !error.is_transient() => Err(error.into()),
+            Ok(_) | Err(_) => Ok(()),
         }
     }
 }
@@ -471,20 +420,17 @@ fn how_lost(assignment: &Assignment, fenced: &[ChainId], rewound: &[ChainId]) ->
     rewound.contains(&assignment.chain).then_some(Lost::Rewound)
 }
 
-fn part_write(raw: &RawBatch, slice: &Slice, floor: Option<domain::time::UnixMs>) -> PartWrite {
+fn part_write(slice: &Slice) -> PartWrite {
     let head = slice.assignment.head();
     PartWrite {
         epoch: slice.assignment.epoch,
         expected: head.position,
         from: head.part_end,
-        to: slice
-            .records
-            .last()
-            .map_or(head.part_end, |last| last.offset.next()),
-        floor,
+        to: slice.to,
+        floor: slice.floor,
         skipped: head.skipped,
         previous: head.hash,
-        tail: raw.tail(slice),
+        tail: slice.tail,
         anchor: head.anchor,
     }
 }

@@ -1,9 +1,9 @@
-//! The partitions' own queues: under a backlog a batch holds the records of one partition or few.
+//! The partitions' own queues: under a backlog they are read by turns.
 //!
-//! A part has a posting per series, so that one part of fifty thousand events posts a good deal less
-//! than four of a quarter of that. So the queue at hand is read until it is empty or the batch is
-//! full, and the next batch begins with the queue that waited longest; at rest, where queues are soon
-//! empty, a batch holds all partitions.
+//! A part has a posting per series, so that one part of many events posts a good deal less than many of
+//! few. So the queue at hand is read until it is empty or its turn is over, and then the one that waited
+//! longest. A turn is a share of a batch: where few partitions have a backlog each batch holds all of
+//! them, so that its events' ids, which begin with a time, lie close to those of the batch before.
 //!
 //! Invariant: a queue that may hold records is at hand or waits for its turn, exactly once. The
 //! consumer's main queue keeps the group's events, and records that came before their partition's
@@ -43,6 +43,12 @@ pub(crate) struct Queues {
 struct Queue {
     assignment: Arc<Assignment>,
     records: PartitionQueue<GroupContext>,
+}
+
+/// The turn of a queue.
+pub(crate) struct Turn<'q> {
+    queue: &'q Queue,
+    taken: &'q mut usize,
 }
 
 /// Whose turn it is; librdkafka's threads add to it.
@@ -135,12 +141,9 @@ impl Queues {
         true
     }
 
-    /// Returns the next record of the queue at hand, and whose it is; of the next queue where that is
-    /// empty for so long, once it gave enough; `None` where all are.
-    pub(crate) fn next(
-        &mut self,
-        patience: Duration,
-    ) -> Option<(&Arc<Assignment>, KafkaResult<BorrowedMessage<'_>>)> {
+    /// Returns the turn of the queue at hand, or of the next one that may hold records; `None` where none
+    /// may.
+    pub(crate) fn turn(&mut self) -> Option<Turn<'_>> {
         loop {
             let id = match self.at_hand {
                 Some(id) => id,
@@ -149,23 +152,29 @@ impl Queues {
                     *self.at_hand.insert(self.turns.next()?)
                 }
             };
-            if let Some(queue) = self.by_assignment.get(&id) {
-                // A poll without a wait reads no clock.
-                let mut polled = queue.records.poll(Duration::ZERO);
-                if polled.is_none() && self.taken >= BACKLOG && !patience.is_zero() {
-                    polled = queue.records.poll(patience);
-                }
-                if let Some(polled) = polled {
-                    self.taken += 1;
-                    return Some((&queue.assignment, polled));
-                }
+            // Looked up twice, since what is lent to the caller cannot be given up below.
+            if self.by_assignment.contains_key(&id) {
+                let queue = self.by_assignment.get(&id)?;
+                return Some(Turn {
+                    queue,
+                    taken: &mut self.taken,
+                });
             }
-            // Its next record asks for its next turn.
             self.at_hand = None;
         }
     }
 
-    /// Ends the turn of the queue at hand.
+    /// Says whether the queue at hand has a backlog behind it.
+    pub(crate) const fn has_backlog(&self) -> bool {
+        self.at_hand.is_some() && self.taken >= BACKLOG
+    }
+
+    /// Ends the turn of the queue at hand: it is empty, and its next record asks for its next turn.
+    pub(crate) fn pass(&mut self) {
+        self.at_hand = None;
+    }
+
+    /// Ends the turn of the queue at hand, which may hold more.
     pub(crate) fn end_turn(&mut self) {
         if let Some(id) = self.at_hand.take() {
             self.turns.add(id);
@@ -180,5 +189,32 @@ impl Queues {
         }
         // What came is taken by the caller's next look.
         state.has_event = false;
+    }
+}
+
+impl<'q> Turn<'q> {
+    /// Returns whose queue it is.
+    pub(crate) fn assignment(&self) -> &'q Arc<Assignment> {
+        &self.queue.assignment
+    }
+
+    /// Returns the next record; `None` where the queue is empty. One that gave enough is waited for, once:
+    /// the patience is spent then.
+    pub(crate) fn next(
+        &mut self,
+        patience: &mut Duration,
+    ) -> Option<KafkaResult<BorrowedMessage<'q>>> {
+        // A poll without a wait has no timer.
+        let mut polled = self.queue.records.poll(Duration::ZERO);
+        if polled.is_none() && *self.taken >= BACKLOG && !patience.is_zero() {
+            polled = self.queue.records.poll(std::mem::take(patience));
+        }
+        *self.taken += usize::from(polled.is_some());
+        polled
+    }
+
+    /// Says whether it gave as many records as a turn has, which the caller says.
+    pub(crate) const fn is_over(&self, turn: usize) -> bool {
+        *self.taken >= turn
     }
 }

@@ -9,6 +9,7 @@ use domain::counting::LogLimits;
 use domain::policy::PolicyError;
 use domain::policy::files::{PolicyFile, compile_files};
 use domain::price::PriceBook;
+use parking_lot::RwLock;
 use store::in_force::{InForce, Versions};
 
 use crate::decode::Decoder;
@@ -26,6 +27,31 @@ pub struct Rules {
     pub configs: Vec<SourceConfig>,
     /// One decoder per source, in the same order.
     pub decoders: Vec<Decoder>,
+}
+
+/// The rules that are folded by now. Clones share them.
+#[derive(Clone)]
+pub(crate) struct RulesInUse {
+    shared: Arc<RwLock<Arc<Rules>>>,
+}
+
+impl RulesInUse {
+    /// Begins with these rules.
+    pub(crate) fn new(rules: Arc<Rules>) -> Self {
+        Self {
+            shared: Arc::new(RwLock::new(rules)),
+        }
+    }
+
+    /// Returns the rules.
+    pub(crate) fn get(&self) -> Arc<Rules> {
+        Arc::clone(&self.shared.read())
+    }
+
+    /// Folds by other rules from the next batch on.
+    pub(crate) fn set(&self, rules: Arc<Rules>) {
+        *self.shared.write() = rules;
+    }
 }
 
 /// What is in force cannot be used by this version of the program.

@@ -28,19 +28,20 @@ use crate::accounts;
 use crate::ages::Ages;
 use crate::assignment::Assignments;
 use crate::balances::BalancesFeed;
+use crate::batch::{BatchSize, Batcher};
 use crate::config::{IngestConfig, KafkaConfig};
 use crate::error::IngestError;
-use crate::folding::{Floors, FoldingThread};
+use crate::folding::Floors;
 use crate::kafka::LogReader;
 use crate::observe;
 use crate::old_ids;
 use crate::opening::{Opener, SourceInForce};
-use crate::pipeline::{Committer, Pipeline, PipelineError};
+use crate::pipeline::{Pipeline, PipelineError};
 use crate::policies::{self, PolicyFiles};
 use crate::poll::{PollLinks, Poller};
 use crate::prices::{self, ConfiguredPrices};
 use crate::roll_up;
-use crate::rules::Rules;
+use crate::rules::{Rules, RulesInUse};
 use crate::source_config::{to_canonical, validate_all};
 use crate::watch::Watch;
 use patience::{Patience, patiently};
@@ -297,21 +298,32 @@ impl<'s> Run<'s> {
             process,
             Arc::clone(&backend),
         );
+        let in_use = RulesInUse::new(Arc::clone(&self.rules));
+        let size = BatchSize::new(self.settings.ingest.batch_records_max.into());
         let links = PollLinks {
             opener: Arc::new(opener),
             assignments: Arc::clone(&assignments),
+            batcher: Batcher::new(
+                in_use.clone(),
+                Arc::clone(&self.floors),
+                size.clone(),
+                &self.settings.ingest,
+            ),
             feed,
             wishes: Arc::clone(&wishes),
             heads: told,
             shutdown: shutdown.clone(),
         };
-        let folding = self.spawn_threads(tasks, links, &assignments)?;
+        self.spawn_threads(tasks, links, &assignments)?;
         let counted = self.spawn_feed(tasks, &assignments)?;
-        let committer = Committer {
+        let pipeline = Pipeline {
+            feed: records,
+            wishes,
             writer,
             database: self.database.clone(),
             rules: Arc::clone(&self.rules),
-            folding,
+            in_use,
+            size,
             assignments,
             counted,
             heads,
@@ -321,7 +333,7 @@ impl<'s> Run<'s> {
         };
         let begins_anew = Arc::clone(begins_anew);
         tasks.spawn("pipeline", async move {
-            match Pipeline::new(records, wishes, committer).run().await {
+            match pipeline.run().await {
                 Ok(()) => Ok(()),
                 Err(PipelineError::BeginAnew) => {
                     begins_anew.store(true, Ordering::Release);
@@ -334,19 +346,17 @@ impl<'s> Run<'s> {
         Ok(())
     }
 
-    /// Spawns the threads for polling, folding and watching. The first two also end when the
+    /// Spawns the threads for polling, which folds, and for watching. The first also ends when the
     /// pipeline does; telling that is left to it.
     fn spawn_threads(
         &self,
         tasks: &Tasks,
         links: PollLinks,
         assignments: &Arc<Assignments>,
-    ) -> Result<FoldingThread, IngestError> {
+    ) -> Result<(), IngestError> {
         let (kafka, runtime) = (&self.settings.kafka, Handle::current());
         let topics: Vec<&str> = self.sources.iter().map(|source| &*source.topic).collect();
         let poller = Poller::subscribe(kafka, &self.settings.ingest, &topics, links)?;
-        let (folding, fold) =
-            FoldingThread::prepare(Arc::clone(&self.rules), Arc::clone(&self.floors));
         let watch = Watch {
             database: self.database.clone(),
             assignments: Arc::clone(assignments),
@@ -362,12 +372,6 @@ impl<'s> Run<'s> {
             let runtime = runtime.clone();
             move || runtime.block_on(shutdown.requested())
         };
-        let folded = ended.clone();
-        tasks.spawn_thread("fold", move || {
-            fold();
-            folded();
-            Ok(())
-        })?;
         let context = runtime.clone();
         tasks.spawn_thread("poll", move || {
             // Timers need to know their runtime also where they are made.
@@ -381,7 +385,7 @@ impl<'s> Run<'s> {
             watch.run(reader, &runtime);
             Ok(())
         })?;
-        Ok(folding)
+        Ok(())
     }
 
     /// Spawns the thread that tells enforcers of accounts; returns how it is told of batches.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domain::event::AgeRule;
-use domain::ids::Offset;
+use domain::ids::{ChainId, Epoch, Offset};
 use domain::time::UnixMs;
 use parking_lot::Mutex;
 use service::Shutdown;
@@ -61,7 +61,8 @@ struct Memory {
     reader: LogReader,
     runtime: Handle,
     /// Tails as of the look before: each is read again, and becomes the anchor where it matches.
-    tails: HashMap<u64, Fingerprint>,
+    /// By claim, since a partition that is read again has the same log to be compared with.
+    tails: HashMap<(ChainId, Epoch), Fingerprint>,
     /// Ends that positions must pass, and the database's clock before they were read.
     targets: HashMap<usize, (UnixMs, HashMap<i32, Offset>)>,
     /// Topics that were gone at the look before.
@@ -99,9 +100,8 @@ impl Watch {
     /// Compares what each open partition's log holds with what was folded.
     fn check_logs(&self, memory: &mut Memory) -> Result<(), LogError> {
         let open = self.assignments.open();
-        memory
-            .tails
-            .retain(|id, _| open.iter().any(|assignment| assignment.id == *id));
+        let claims = self.assignments.claims();
+        memory.tails.retain(|claim, _| claims.contains(claim));
         let mut told = HashSet::new();
         let mut ranges = HashMap::new();
         let mut gone = HashSet::new();
@@ -149,9 +149,10 @@ impl Watch {
     ) -> Result<(), LogError> {
         let mut wanted: HashMap<TopicPartition, Offset> = HashMap::new();
         for assignment in open.iter().filter(|assignment| assignment.is_open()) {
-            let (Some(range), Some(tail)) =
-                (ranges.get(&assignment.id), memory.tails.get(&assignment.id))
-            else {
+            let (Some(range), Some(tail)) = (
+                ranges.get(&assignment.id),
+                memory.tails.get(&claim_of(assignment)),
+            ) else {
                 continue;
             };
             if tail.offset >= range.end {
@@ -169,7 +170,7 @@ impl Watch {
             let Some(range) = ranges.get(&assignment.id) else {
                 continue;
             };
-            if let Some(tail) = memory.tails.get(&assignment.id).copied()
+            if let Some(tail) = memory.tails.get(&claim_of(assignment)).copied()
                 && let Some(hash) = found.get(&assignment.place)
             {
                 if *hash != Some(tail.hash) {
@@ -179,7 +180,7 @@ impl Watch {
                 assignment.update_head(|head| head.anchor = Some(tail));
             }
             if let Some(tail) = assignment.head().tail {
-                memory.tails.insert(assignment.id, tail);
+                memory.tails.insert(claim_of(assignment), tail);
             }
         }
         Ok(())
@@ -297,4 +298,8 @@ impl WatchError {
             Self::Log(error) => observe::log_away(error),
         }
     }
+}
+
+fn claim_of(assignment: &Assignment) -> (ChainId, Epoch) {
+    (assignment.chain, assignment.epoch)
 }

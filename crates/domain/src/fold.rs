@@ -38,8 +38,9 @@ pub struct PartFold {
     counts: Counts,
     accepted: AcceptedEvents,
     /// What the accepted events say whose producers own their ids; ascending by their index.
-    payloads: Vec<(usize, PayloadDigest)>,
+    payloads: Vec<(u32, PayloadDigest)>,
     rejected: Vec<RejectedEvent>,
+    kept_bytes: usize,
     duplicates: Vec<Duplicate>,
     postings: Vec<Posting>,
     open: HashMap<PostingKey, u32, RandomState>,
@@ -55,6 +56,7 @@ impl PartFold {
             accepted: AcceptedEvents::default(),
             payloads: Vec::new(),
             rejected: Vec::new(),
+            kept_bytes: 0,
             duplicates: Vec::new(),
             postings: Vec::new(),
             open: HashMap::default(),
@@ -80,9 +82,22 @@ impl PartFold {
         &self.duplicates
     }
 
-    /// Makes room for so many more events.
-    pub fn reserve(&mut self, events: usize) {
-        self.accepted.reserve(events);
+    /// Returns how many bytes are kept of the rejected events.
+    #[must_use]
+    pub const fn kept_bytes(&self) -> usize {
+        self.kept_bytes
+    }
+
+    /// Returns how many postings its events have so far.
+    #[must_use]
+    pub const fn postings(&self) -> usize {
+        self.postings.len()
+    }
+
+    /// Makes room for so many postings.
+    pub fn reserve(&mut self, postings: usize) {
+        self.postings.reserve(postings);
+        self.open.reserve(postings);
     }
 
     /// Counts a Kafka record, before its events are told.
@@ -98,6 +113,7 @@ impl PartFold {
     /// Keeps an event that cannot become usage.
     pub fn reject(&mut self, event: RejectedEvent) {
         self.counts.rejected = self.counts.rejected.saturating_add(1);
+        self.kept_bytes = self.kept_bytes.saturating_add(event.payload.len());
         self.rejected.push(event);
     }
 
@@ -148,7 +164,7 @@ impl PartFold {
         index
     }
 
-    fn payload_of(&self, accepted: usize) -> Option<PayloadDigest> {
+    fn payload_of(&self, accepted: u32) -> Option<PayloadDigest> {
         let found = self
             .payloads
             .binary_search_by_key(&accepted, |(index, _)| *index);
@@ -156,7 +172,7 @@ impl PartFold {
     }
 
     /// Takes an accepted event out again: it had been counted before.
-    fn withdraw(&mut self, accepted: usize, first: PartRef) {
+    fn withdraw(&mut self, accepted: u32, first: PartRef) {
         let Some(event) = self.accepted.get(accepted) else {
             return;
         };
@@ -186,12 +202,10 @@ fn posting_mut(postings: &mut [Posting], index: u32) -> Option<&mut Posting> {
 pub struct SeenId {
     /// By what the event is known.
     pub identity: Identity,
-    /// The index of the part within the batch.
-    part_index: usize,
+    /// The index of the part within the batch; 32 bits, since a batch has very many ids to sort.
+    part_index: u32,
     /// The index of the event among the part's accepted ones.
-    accepted: usize,
-    /// The part that counts it.
-    pub part: PartRef,
+    accepted: u32,
 }
 
 /// Events whose producers gave an id twice, with another payload the second time.
@@ -250,31 +264,35 @@ impl BatchFold {
         self.parts.get_mut(part_index)
     }
 
-    /// Counts repeats within the batch as duplicates of their first, and returns the ids that remain
-    /// to be taken: ascending, each once. Called once, when all events are in.
-    pub fn take_ids(&mut self) -> &[SeenId] {
-        let mut ids = Vec::with_capacity(self.parts.iter().map(|part| part.accepted.len()).sum());
-        for (part_index, part) in self.parts.iter().enumerate() {
-            ids.extend(
-                part.accepted
-                    .identities()
-                    .map(|(accepted, identity)| SeenId {
-                        identity,
-                        part_index,
-                        accepted,
-                        part: part.part,
-                    }),
-            );
+    /// Counts repeats within the batch as duplicates of their first; what remains is to be taken
+    /// ([`Self::ids`]). Called once, when all events are in.
+    pub fn take_ids(&mut self) {
+        let mut ids = {
+            let count = self
+                .parts
+                .iter()
+                .map(|part| part.accepted.len())
+                .sum::<u32>();
+            Vec::with_capacity(usize::try_from(count).unwrap_or(0))
+        };
+        for (part_index, part) in (0..).zip(&self.parts) {
+            let identities = part.accepted.identities();
+            ids.extend(identities.map(|(accepted, identity)| SeenId {
+                identity,
+                part_index,
+                accepted,
+            }));
         }
         ids.sort_unstable();
         let mut first: Option<SeenId> = None;
         let mut conflicts = Conflicts::default();
         ids.retain(|id| match first {
             Some(first) if first.identity == id.identity => {
+                let counted = self.part_of(&first);
                 if id.identity.is_of_producer() && self.payload_of(&first) != self.payload_of(id) {
-                    conflicts.add(id.identity, first.part, id.part);
+                    conflicts.add(id.identity, counted, self.part_of(id));
                 }
-                self.withdraw(id.part_index, id.accepted, first.part);
+                self.withdraw(id, counted);
                 false
             }
             Some(_) | None => {
@@ -284,13 +302,28 @@ impl BatchFold {
         });
         self.ids = ids;
         self.conflicts = conflicts;
-        &self.ids
+    }
+
+    /// Returns the part that counts an id.
+    ///
+    /// # Panics
+    ///
+    /// Where the id is another batch's.
+    #[must_use]
+    pub fn part_of(&self, id: &SeenId) -> PartRef {
+        let part = self.part_holding(id);
+        part.expect("an id is asked for of the batch that took it")
+            .part
+    }
+
+    fn part_holding(&self, id: &SeenId) -> Option<&PartFold> {
+        self.parts.get(usize::try_from(id.part_index).ok()?)
     }
 
     /// Returns what an event says whose producer owns its id; `None` of a log line.
     #[must_use]
     pub fn payload_of(&self, id: &SeenId) -> Option<PayloadDigest> {
-        self.parts.get(id.part_index)?.payload_of(id.accepted)
+        self.part_holding(id)?.payload_of(id.accepted)
     }
 
     /// Returns the repeats within the batch that have another payload than their first.
@@ -318,7 +351,7 @@ impl BatchFold {
         let mut ids = std::mem::take(&mut self.ids);
         ids.retain(|id| match seen.get(&id.identity) {
             Some(first) => {
-                self.withdraw(id.part_index, id.accepted, *first);
+                self.withdraw(id, *first);
                 false
             }
             None => true,

@@ -272,6 +272,16 @@ impl Writer {
         Ok(advanced)
     }
 
+    /// Opens a connection where none is left, which also ends the transaction of the one that was given up.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Unreachable`] (retry), [`StoreError::Forbidden`] (stop).
+    pub async fn connect_again(&mut self) -> Result<(), StoreError> {
+        self.connection = Some(self.take_connection().await?);
+        Ok(())
+    }
+
     /// Takes the connection out, so that an error or a cancelled call drops it; opens a new one
     /// where there is none.
     async fn take_connection(&mut self) -> Result<PgConnection, StoreError> {
@@ -370,10 +380,12 @@ async fn take_ids(
     memory: &mut Memory,
     fold: &mut BatchFold,
 ) -> Result<Conflicts, StoreError> {
+    // Remembered also by a careful batch.
+    let remembered = Suspects::remembered(fold, &mut memory.recent);
     let suspects = if memory.careful_batches > 0 {
         Suspects::All
     } else {
-        Suspects::Remembered(&memory.recent)
+        remembered
     };
     let taken = ids::take(tx, fold, suspects).await?;
     memory.careful_batches = if taken.was_surprised {
@@ -381,10 +393,6 @@ async fn take_ids(
     } else {
         memory.careful_batches.saturating_sub(1)
     };
-    // Also where the batch fails: a hint may be wrong.
-    for id in fold.ids() {
-        memory.recent.add(id.identity);
-    }
     if !taken.seen.is_empty() {
         fold.withdraw_seen(&taken.seen);
     }

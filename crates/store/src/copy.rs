@@ -6,6 +6,7 @@
 
 use domain::time::UnixMs;
 use sqlx::PgConnection;
+use sqlx::postgres::PgCopyIn;
 
 use crate::error::StoreError;
 
@@ -17,6 +18,31 @@ const POSTGRES_EPOCH_MS: i64 = 946_684_800_000;
 
 /// How much is handed to the socket at once: bounds what driver and server hold beside our buffer.
 const CHUNK_BYTES: usize = 256 * 1024;
+
+/// Copies the rows that `write_next` writes, one at a call, until it says `false`; they are sent as they are
+/// written, so that few are held at a time. Nothing is sent where there are none.
+///
+/// # Errors
+///
+/// As [`Rows::send`].
+pub(crate) async fn copy_each(
+    connection: &mut PgConnection,
+    statement: &'static str,
+    write_next: &mut (dyn FnMut(&mut Rows) -> bool + Send),
+) -> Result<(), CopyError> {
+    let mut rows = Rows::with_capacity(1, CHUNK_BYTES);
+    if !write_next(&mut rows) {
+        return Ok(());
+    }
+    let mut copy = connection.copy_in_raw(statement).await?;
+    while write_next(&mut rows) {
+        if rows.bytes.len() >= CHUNK_BYTES {
+            copy.send(rows.bytes.as_slice()).await?;
+            rows.bytes.clear();
+        }
+    }
+    rows.finish(copy, statement).await
+}
 
 /// Collects rows of one `COPY`.
 pub(crate) struct Rows {
@@ -155,15 +181,28 @@ impl Rows {
         connection: &mut PgConnection,
         statement: &'static str,
     ) -> Result<(), CopyError> {
-        if self.is_too_large {
-            let what = format!("a value of `{statement}` does not fit into its column");
-            return Err(CopyError::Store(StoreError::Corrupt(what)));
-        }
-        self.bytes.extend_from_slice(&(-1_i16).to_be_bytes());
         let mut copy = connection.copy_in_raw(statement).await?;
         for chunk in self.bytes.chunks(CHUNK_BYTES) {
             copy.send(chunk).await?;
         }
+        self.bytes.clear();
+        self.finish(copy, statement).await
+    }
+
+    /// Sends the rest, and the end.
+    async fn finish(
+        mut self,
+        mut copy: PgCopyIn<&mut PgConnection>,
+        statement: &'static str,
+    ) -> Result<(), CopyError> {
+        if self.is_too_large {
+            let what = format!("a value of `{statement}` does not fit into its column");
+            // Whatever Postgres says to that, the transaction is broken.
+            drop(copy.abort(what.as_str()).await);
+            return Err(CopyError::Store(StoreError::Corrupt(what)));
+        }
+        self.bytes.extend_from_slice(&(-1_i16).to_be_bytes());
+        copy.send(self.bytes.as_slice()).await?;
         let arrived = copy.finish().await?;
         if arrived != self.count {
             let what = format!("`{statement}` took {arrived} rows of {}", self.count);

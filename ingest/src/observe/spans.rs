@@ -6,10 +6,9 @@
 //!
 //! | span | from, to | attributes |
 //! | --- | --- | --- |
-//! | `batch` | the first record is taken; the batch is in the ledger | `messaging.system`, `messaging.operation.type`, `messaging.batch.message_count`, `tollbook.partitions`, `tollbook.bytes`, `tollbook.batch.id`, `tollbook.events.accepted`, `….duplicate`, `….rejected`, `….ignored` |
-//! | ├ `poll` | the first record is taken; the batch is handed over | |
-//! | ├ `fold` | its records are decoded, priced and summed; again where rules or owners changed | |
-//! | └ `commit` | each try of the transaction | error: why it did not commit |
+//! | `batch` | the first record is taken; the batch is in the ledger (error: it is not, and is read again) | `messaging.system`, `messaging.operation.type`, `messaging.batch.message_count`, `tollbook.partitions`, `tollbook.bytes`, `tollbook.batch.id`, `tollbook.events.accepted`, `….duplicate`, `….rejected`, `….ignored` |
+//! | ├ `fold` | the first record is taken; the batch is handed over, its records decoded, priced and summed | |
+//! | └ `commit` | the transaction | error: why it did not commit |
 //! | `roll-up` | parts are summed into quarter-hours and days | `tollbook.parts` |
 //!
 //! A batch links the traces that the first of its records name (`traceparent`, `ce_traceparent`).
@@ -23,7 +22,7 @@ use service::spans::{self, Array, Kind, Span, StringValue, Value};
 use store::batch::{CommitError, Committed};
 use store::rollup::{RollUpError, RolledUp};
 
-use crate::batch::{RawBatch, Slice};
+use crate::kafka::TopicPartition;
 
 /// So many traces that a batch's records are part of are kept: the first.
 const LINKED_MAX: usize = 16;
@@ -31,22 +30,17 @@ const LINKED_MAX: usize = 16;
 /// The longest `traceparent` that is kept, in bytes; one of version 00 has 55.
 const TRACEPARENT_MAX: usize = 128;
 
-/// What a batch is traced by; nothing where it is not.
+/// The traces that a batch's records are part of; none where nothing is traced.
 #[derive(Debug, Default)]
-pub(crate) struct BatchSpan {
-    span: Option<Span>,
-    links: Vec<String>,
+pub(crate) struct Links {
+    traceparents: Vec<String>,
 }
 
-/// When a part of the work began; `None` where nothing is traced.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Began(Option<SystemTime>);
-
-impl BatchSpan {
+impl Links {
     /// Notes the trace that a record is part of.
     #[inline]
-    pub(crate) fn link(&mut self, message: &impl Message) {
-        if spans::is_on() && self.links.len() < LINKED_MAX {
+    pub(crate) fn note(&mut self, message: &impl Message) {
+        if spans::is_on() && self.traceparents.len() < LINKED_MAX {
             let headers = message
                 .headers()
                 .into_iter()
@@ -59,18 +53,60 @@ impl BatchSpan {
             let value = named.next().and_then(|header| header.value);
             let value = value.filter(|value| value.len() <= TRACEPARENT_MAX);
             let text = value.and_then(|value| std::str::from_utf8(value).ok());
-            self.links.extend(text.map(str::to_owned));
+            self.traceparents.extend(text.map(str::to_owned));
         }
+    }
+}
+
+/// What a batch is traced by; nothing where it is not.
+#[derive(Debug, Default)]
+pub(crate) struct BatchSpan {
+    span: Option<Span>,
+}
+
+/// When a part of the work began; `None` where nothing is traced.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Began(Option<SystemTime>);
+
+impl BatchSpan {
+    /// Begins with a batch that is folded, whose first record was taken so long ago: so many records and
+    /// bytes of these partitions.
+    pub(crate) fn folded<'p>(
+        took: Duration,
+        (records, bytes): (u64, usize),
+        places: impl Iterator<Item = &'p TopicPartition>,
+        links: Links,
+    ) -> Self {
+        if !spans::is_on() {
+            return Self::default();
+        }
+        let ended = clock::precisely();
+        let began = ended.checked_sub(took).unwrap_or(ended);
+        let Some(mut span) = spans::begin_trace("batch", Kind::Consumer, began) else {
+            return Self::default();
+        };
+        let records = i64::try_from(records).unwrap_or(i64::MAX);
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        let names =
+            places.map(|(topic, partition)| StringValue::from(format!("{topic}/{partition}")));
+        span.set("messaging.system", "kafka");
+        span.set("messaging.operation.type", "process");
+        span.set("messaging.batch.message_count", records);
+        span.set("tollbook.bytes", bytes);
+        span.set(
+            "tollbook.partitions",
+            Value::Array(Array::String(names.collect())),
+        );
+        for link in links.traceparents {
+            span.link(&link);
+        }
+        span.part("fold", began, ended, |_span| {});
+        Self { span: Some(span) }
     }
 
     /// Begins the part of the work that follows.
     pub(crate) fn begin(&self) -> Began {
         Began(self.span.as_ref().map(|_| clock::precisely()))
-    }
-
-    /// Tells that the records are folded.
-    pub(crate) fn folded(&self, began: Began) {
-        self.part("fold", began, |_span| {});
     }
 
     /// Tells what a try to commit came to.
@@ -80,6 +116,13 @@ impl BatchSpan {
                 span.fail(error.to_string());
             }
         });
+    }
+
+    /// Tells that the batch is not in the ledger.
+    pub(crate) fn gave_up(&mut self) {
+        if let Some(span) = &mut self.span {
+            span.fail("not committed; its records are read again".to_owned());
+        }
     }
 
     /// Tells what is in the ledger.
@@ -108,28 +151,6 @@ impl BatchSpan {
     }
 }
 
-/// Tells that a batch is complete, whose first record was taken so long ago.
-pub(crate) fn polled(batch: &mut RawBatch, took: Duration) {
-    if !spans::is_on() {
-        return;
-    }
-    let ended = clock::precisely();
-    let began = ended.checked_sub(took).unwrap_or(ended);
-    let Some(mut span) = spans::begin_trace("batch", Kind::Consumer, began) else {
-        return;
-    };
-    span.set("messaging.system", "kafka");
-    span.set("messaging.operation.type", "process");
-    span.set("messaging.batch.message_count", count(batch.records()));
-    span.set("tollbook.bytes", count(batch.bytes()));
-    span.set("tollbook.partitions", partitions(&batch.slices));
-    for link in std::mem::take(&mut batch.span.links) {
-        span.link(&link);
-    }
-    span.part("poll", began, ended, |_span| {});
-    batch.span.span = Some(span);
-}
-
 /// Begins a run of the roll-up.
 pub(crate) fn begin_roll_up() -> Option<Span> {
     // Looked at first, since the clock is not free.
@@ -153,16 +174,4 @@ pub(crate) fn rolled_up(span: &mut Option<Span>, outcome: &Result<RolledUp, Roll
     if let Some(problem) = problem {
         span.fail(problem);
     }
-}
-
-fn partitions(slices: &[Slice]) -> Value {
-    let names = slices.iter().map(|slice| {
-        let (topic, partition) = &slice.assignment.place;
-        StringValue::from(format!("{topic}/{partition}"))
-    });
-    Value::Array(Array::String(names.collect()))
-}
-
-fn count(count: usize) -> i64 {
-    i64::try_from(count).unwrap_or(i64::MAX)
 }

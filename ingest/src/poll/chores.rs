@@ -20,7 +20,7 @@ impl Poller {
         while let Ok(marks) = self.heads.try_recv() {
             self.note_heads(marks);
         }
-        if self.batch.records() == 0 && self.idle_at.elapsed() >= IDLE_INTERVAL {
+        if self.batcher.is_empty() && self.idle_at.elapsed() >= IDLE_INTERVAL {
             self.idle_at = Instant::now();
             self.advance_idle();
         }
@@ -32,7 +32,8 @@ impl Poller {
                 self.assignments.take_back(self.given_up_for);
                 self.open_waiting();
             }
-            self.spares.free_unused();
+            // Also those that could not be read again at the look before.
+            self.read_again_as_of = None;
             self.tell_heads(CommitMode::Async);
             observe::assigned(self.assignments.count(), self.assignments.open().len());
         }
@@ -87,13 +88,14 @@ impl Poller {
     }
 
     /// Reads an assignment's partition from its start, wherever the consumer stood before.
-    fn read_from_start(&self, assignment: Arc<Assignment>) {
+    pub(super) fn read_from_start(&self, assignment: Arc<Assignment>) {
         let (topic, partition) = &assignment.place;
         let mut list = TopicPartitionList::new();
         let start = RawOffset::Offset(assignment.start.0);
         let reassigned = list
             .add_partition_offset(topic, *partition, start)
-            .and_then(|()| self.consumer.incremental_unassign(&list))
+            // Refused where an earlier try came only so far.
+            .map(|()| drop(self.consumer.incremental_unassign(&list)))
             .and_then(|()| self.consumer.incremental_assign(&list))
             .and_then(|()| self.consumer.resume(&list));
         match reassigned {

@@ -15,8 +15,8 @@ use rdkafka::topic_partition_list::{Offset as RawOffset, TopicPartitionList};
 use store::audit::Chain;
 use tokio::time::Instant;
 
-use crate::batch::{Payload, Record};
 use crate::config::KafkaConfig;
+use crate::folding::Record;
 use crate::headers::Headers;
 use crate::kafka::{LogError, LogReader, committed_config};
 
@@ -77,7 +77,7 @@ pub(crate) fn held(kafka: &KafkaConfig, chain: &Chain, is_latest: bool) -> Resul
 }
 
 /// Takes a record, the headers that formats read, and its value.
-pub(super) type Tell<'t> = dyn FnMut(&Record, &Headers, Option<&[u8]>) + 't;
+pub(super) type Tell<'t> = dyn FnMut(Record, &Headers, Option<&[u8]>) + 't;
 
 /// Reads a partition from an offset on.
 pub(crate) struct PartitionLog {
@@ -181,13 +181,12 @@ fn is_dropped(error: &KafkaError) -> bool {
     )
 }
 
-/// Tells a message as the pipeline keeps it; its payload is not copied.
+/// Tells a message; its payload is not copied.
 fn tell_message(message: &impl Message, tell: &mut Tell<'_>) {
     let time = message.timestamp().to_millis().unwrap_or(-1);
     let record = Record {
         offset: Offset(message.offset()),
         time: UnixMs::new(time).unwrap_or(UnixMs::FIRST),
-        payload: Payload::kept_elsewhere(time, message.key(), message.payload()),
     };
-    tell(&record, &Headers::of(message), message.payload());
+    tell(record, &Headers::of(message), message.payload());
 }

@@ -57,7 +57,9 @@ fn peak_of(name: &str, count: u64) -> u64 {
     let topic = world.topic(1);
     send_backlog(&topic, 1, count, 50);
     let proxy = Proxy::start(world.postgres.port());
-    let mut config = world.config(&topic);
+    let mut config = world
+        .config(&topic)
+        .with_ingest("batch_records_max = 100000");
     config.database_url = proxy.url(&config.database_url);
     proxy.delay(Duration::from_millis(8));
     let ingest = config.ingest();
@@ -76,7 +78,7 @@ fn assert_posted_once(world: &World, count: u64) {
 }
 
 fn memory_does_not_grow_with_the_backlog() {
-    // Both are many times what the pipeline holds: four batches of 50 000 records.
+    // Both are many times what the pipeline holds: three batches of 100 000 events.
     let small = peak_of("backlog_small", 1_000_000);
     let large = peak_of("backlog_large", 6_000_000);
     println!("memory: peak of 1 000 000 records {small} KiB, of 6 000 000 {large} KiB");

@@ -52,6 +52,7 @@ pub(super) const TESTS: &[Test] = &[
         "P7"
     ),
     test!(random_kills_at_full_speed, "P1", "P2", "P3", "P4", "P5"),
+    test!(partitions_move_while_postgres_is_slow, "P8"),
     test!(postgres_restarts_under_load, "D1"),
     test!(kafka_restarts_under_load, "K1"),
 ];
@@ -379,6 +380,37 @@ fn random_kills_at_full_speed() {
     for process in &running {
         drain(process, DRAINS);
     }
+    world.assert_exact(&topic);
+    assert_accounts_equal(&world);
+}
+
+/// Processes come and go while Postgres is slow, so that the batch at hand has records of each partition:
+/// it is given up where some of them move, and the others are read again.
+fn partitions_move_while_postgres_is_slow() {
+    let world = World::new("moving");
+    let topic = world.topic(6);
+    let proxy = Proxy::start(world.postgres.port());
+    let mut config = with_policies(world.config(&topic), &LIMITS).with_ingest(ROLL_UP_OFTEN);
+    config.database_url = proxy.url(&config.database_url);
+    let staying = config.ingest();
+    let stream = Stream::start(&topic, 6, Load::new(seed("moving")), 1_000);
+    world.await_events(500);
+    proxy.delay(Duration::from_millis(20));
+    for _guest in 0..3 {
+        let guest = config.ingest();
+        wait::until_true("the guest has partitions", DIES, || {
+            guest.log().contains("opened a partition")
+        });
+        drain(&guest, DRAINS);
+    }
+    stream.stop();
+    world.await_caught_up(&topic);
+    drain(&staying, DRAINS);
+    assert!(
+        staying.log().contains("reads a partition again"),
+        "no batch was given up\n{}",
+        staying.log()
+    );
     world.assert_exact(&topic);
     assert_accounts_equal(&world);
 }

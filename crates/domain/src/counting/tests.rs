@@ -234,7 +234,8 @@ proptest! {
                 let _new = first.insert((event.id, event.at));
             }
             // Of repeats within the batch the first in the order of parts counts, which the fold says.
-            let ids = fold.take_ids().to_vec();
+            fold.take_ids();
+            let ids = fold.ids().to_vec();
             let before = PartRef { chain: ChainId(9), number: PartNumber(9) };
             let known: HashMap<_, _> = ids
                 .iter()

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use foldhash::quality::RandomState;
 
-use super::{Accepted, BatchFold, PartFold, posting_mut};
+use super::{Accepted, BatchFold, PartFold, SeenId, posting_mut};
 use crate::counting::{AccountSums, EventUse, LogCounter, LogLimits};
 use crate::ids::PartRef;
 use crate::price::{RateSet, RateSetId};
@@ -40,7 +40,7 @@ impl BatchAccounts {
     fn take_out(
         &mut self,
         part: &mut PartFold,
-        accepted: usize,
+        accepted: u32,
         series: &HashMap<SeriesId, Arc<Series>, RandomState>,
         rate_sets: &HashMap<RateSetId, Arc<RateSet>, RandomState>,
     ) -> Option<()> {
@@ -49,7 +49,10 @@ impl BatchAccounts {
         let key = posting_mut(&mut part.postings, posting)?.key;
         let used = EventUse {
             series: series.get(&key.series)?,
-            start: accounts.starts.get(accepted).copied()?,
+            start: accounts
+                .starts
+                .get(usize::try_from(accepted).ok()?)
+                .copied()?,
             quantities: &sums.quantities,
             amount: sums.amount,
             is_unpriced: sums.unpriced_requests > 0,
@@ -77,7 +80,9 @@ impl BatchFold {
     }
 
     /// Takes an accepted event out of its part: `first` had counted it before.
-    pub(super) fn withdraw(&mut self, part_index: usize, accepted: usize, first: PartRef) {
+    pub(super) fn withdraw(&mut self, id: &SeenId, first: PartRef) {
+        let part_index = usize::try_from(id.part_index).unwrap_or(usize::MAX);
+        let accepted = id.accepted;
         let Some(part) = self.parts.get_mut(part_index) else {
             return;
         };

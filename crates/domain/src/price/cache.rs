@@ -36,10 +36,6 @@ impl PriceCache {
     }
 
     /// Returns the rate set that prices the event, by its start and the size of its input.
-    ///
-    /// # Panics
-    ///
-    /// Never: an entry that was just put in is found.
     pub fn rate_set(
         &mut self,
         event: &UsageEvent<'_>,
@@ -58,28 +54,24 @@ impl PriceCache {
             event.dimensions.model.as_str(),
         ];
         let hash = self.hasher.hash_one(names);
-        if self
+        let is_known = |(known, _): &([String; 3], PricedModel)| *known == names;
+        // Emptied before it is looked into, so that the entry can be handed out.
+        if self.table.len() >= self.entries_max && self.table.find(hash, is_known).is_none() {
+            self.table.clear();
+        }
+        let (book, hasher) = (&self.book, &self.hasher);
+        let entry = self
             .table
-            .find(hash, |(known, _)| *known == names)
-            .is_none()
-        {
-            if self.table.len() >= self.entries_max {
-                self.table.clear();
-            }
-            let model = self.book.price_model(
+            .entry(hash, is_known, |(known, _)| hasher.hash_one(known));
+        let entry = entry.or_insert_with(|| {
+            let model = book.price_model(
                 event.dimensions.provider.as_ref(),
                 event.answered_model.as_ref(),
                 &event.dimensions.model,
             );
-            let hasher = &self.hasher;
-            let rehash = |(known, _): &([String; 3], PricedModel)| hasher.hash_one(known);
-            self.table
-                .insert_unique(hash, (names.map(str::to_owned), model), rehash);
-        }
-        let (_, model) = self
-            .table
-            .find(hash, |(known, _)| *known == names)
-            .expect("the entry was found or put in above");
+            (names.map(str::to_owned), model)
+        });
+        let (_, model) = entry.into_mut();
         model.rate_set(event.start, input_tokens)
     }
 }

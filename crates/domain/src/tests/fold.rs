@@ -321,10 +321,11 @@ impl Ledger {
             let event = events[*number].event(*number);
             folder.fold(&mut batch, index, place, &event).unwrap();
         }
+        batch.take_ids();
         let ids: Vec<_> = batch
-            .take_ids()
+            .ids()
             .iter()
-            .map(|id| (id.identity, id.part))
+            .map(|id| (id.identity, batch.part_of(id)))
             .collect();
         assert!(
             ids.is_sorted_by(|one, other| one.0 < other.0),
@@ -337,7 +338,7 @@ impl Ledger {
         batch.withdraw_seen(&known);
         for id in batch.ids() {
             assert_eq!(
-                self.seen.insert(id.identity, id.part),
+                self.seen.insert(id.identity, batch.part_of(id)),
                 None,
                 "an id is taken once"
             );
@@ -549,7 +550,8 @@ fn an_amount_that_does_not_fit_is_told_and_posts_nothing() {
         verdicts.push(folded.err().map(|rejection| rejection.reason));
     }
     assert_eq!(verdicts, [None, Some(Reason::Overflow), None], "verdicts");
-    assert_eq!(batch.take_ids().len(), 2, "a rejected event takes no id");
+    batch.take_ids();
+    assert_eq!(batch.ids().len(), 2, "a rejected event takes no id");
     let closed = batch.close();
     let amounts: Vec<_> = closed.parts[0]
         .postings
@@ -584,7 +586,8 @@ fn a_repeat_within_a_batch_names_the_part_that_counts_the_first() {
                 .fold(&mut batch, index, place, &event.event(0))
                 .unwrap();
         }
-        let ids: Vec<_> = batch.take_ids().iter().map(|id| id.part).collect();
+        batch.take_ids();
+        let ids: Vec<_> = batch.ids().iter().map(|id| batch.part_of(id)).collect();
         assert_eq!(ids, [part(1)], "one id, taken by the first part");
         let seen = seen_in.map(|first| (event.identity(0).unwrap(), first));
         batch.withdraw_seen(&seen.into_iter().collect());
@@ -650,7 +653,8 @@ fn an_id_that_a_producer_gives_twice_is_counted_once_and_another_payload_is_told
         };
         folder.fold(&mut batch, index, place, event).unwrap();
     }
-    assert_eq!(batch.take_ids().len(), 2, "two ids");
+    batch.take_ids();
+    assert_eq!(batch.ids().len(), 2, "two ids");
     for id in batch.ids() {
         let payload = batch.payload_of(id).map(|payload| payload.0);
         assert!(

@@ -17,12 +17,9 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::recent::RecentIds;
-use crate::copy::{CopyError, Rows};
+use crate::copy::{CopyError, copy_each};
 use crate::error::StoreError;
 use crate::in_force::uuid_of;
-
-/// Bytes of one row as it is sent: three fields and their lengths.
-const ID_ROW_BYTES: usize = 42;
 
 /// What came of taking the ids of a batch.
 #[derive(Debug, Default)]
@@ -35,56 +32,68 @@ pub(crate) struct Taken {
     pub(crate) was_surprised: bool,
 }
 
-/// Which ids to look up before they are taken.
-#[derive(Clone, Copy)]
-pub(crate) enum Suspects<'r> {
-    /// Those of log lines that are remembered.
-    Remembered(&'r RecentIds),
+/// Which ids of log lines to look up before they are taken.
+pub(crate) enum Suspects {
+    /// Those that were remembered.
+    Remembered(Vec<Identity>),
     /// All of them.
     All,
+}
+
+impl Suspects {
+    /// Remembers the ids of a batch's log lines, and suspects those that were remembered before. That they
+    /// are remembered before they are taken is no harm: it is but a hint.
+    pub(crate) fn remembered(fold: &BatchFold, recent: &mut RecentIds) -> Self {
+        let (of_lines, _) = split(fold);
+        let known = of_lines.iter().map(|id| id.identity);
+        Self::Remembered(known.filter(|id| recent.note(*id)).collect())
+    }
 }
 
 /// Takes the ids of a batch whose `take_ids` was called.
 pub(crate) async fn take(
     tx: &mut PgConnection,
     fold: &BatchFold,
-    suspects: Suspects<'_>,
+    suspects: Suspects,
 ) -> Result<Taken, StoreError> {
-    let ids = fold.ids();
-    let first_owned = ids.partition_point(|id| !id.identity.is_of_producer());
-    let (of_lines, of_producers) = ids.split_at_checked(first_owned).unwrap_or((ids, &[]));
-    let mut taken = take_of_lines(tx, of_lines, suspects).await?;
-    taken.conflicts = fold.conflicts();
+    let (of_lines, of_producers) = split(fold);
     let is_careful = matches!(suspects, Suspects::All);
+    let mut taken = take_of_lines(tx, fold, of_lines, suspects).await?;
+    taken.conflicts = fold.conflicts();
     producers::take(tx, fold, of_producers, is_careful, &mut taken).await?;
     Ok(taken)
+}
+
+/// Splits a batch's ids into those of log lines and those that producers own.
+fn split(fold: &BatchFold) -> (&[SeenId], &[SeenId]) {
+    let ids = fold.ids();
+    let first_owned = ids.partition_point(|id| !id.identity.is_of_producer());
+    ids.split_at_checked(first_owned).unwrap_or((ids, &[]))
 }
 
 /// Looks the suspects up and copies the rest; where that meets one that was taken before, looks all
 /// of them up and copies again; where another process took one meanwhile, inserts row by row.
 async fn take_of_lines(
     tx: &mut PgConnection,
+    fold: &BatchFold,
     ids: &[SeenId],
-    suspects: Suspects<'_>,
+    suspects: Suspects,
 ) -> Result<Taken, StoreError> {
     let mut taken = Taken::default();
     let suspected: Vec<Uuid> = match suspects {
-        Suspects::Remembered(recent) => {
-            let remembered = ids.iter().filter(|id| recent.may_hold(id.identity));
-            remembered.map(|id| uuid_of_identity(id.identity)).collect()
-        }
+        Suspects::Remembered(known) => known.into_iter().map(uuid_of_identity).collect(),
         Suspects::All => uuids_of(ids),
     };
     taken.seen = look_up(tx, &suspected).await?;
-    if copy_new(tx, ids, &taken.seen).await? {
+    if copy_new(tx, fold, ids, &taken.seen).await? {
         return Ok(taken);
     }
     taken.was_surprised = true;
     taken.seen = look_up(tx, &uuids_of(ids)).await?;
-    if !copy_new(tx, ids, &taken.seen).await? {
+    if !copy_new(tx, fold, ids, &taken.seen).await? {
         taken
             .seen
-            .extend(insert_ids(tx, &new_of(ids, &taken.seen)).await?);
+            .extend(insert_ids(tx, fold, &new_of(ids, &taken.seen)).await?);
     }
     Ok(taken)
 }
@@ -92,6 +101,7 @@ async fn take_of_lines(
 /// Copies the ids that were not seen before; false where some of them is there already.
 async fn copy_new(
     tx: &mut PgConnection,
+    fold: &BatchFold,
     ids: &[SeenId],
     seen: &HashMap<Identity, PartRef>,
 ) -> Result<bool, StoreError> {
@@ -102,9 +112,9 @@ async fn copy_new(
     // a clash.
     sqlx::raw_sql("savepoint ids").execute(&mut *tx).await?;
     let copied = if seen.is_empty() {
-        copy_ids(tx, ids).await
+        copy_ids(tx, fold, ids).await
     } else {
-        copy_ids(tx, &new_of(ids, seen)).await
+        copy_ids(tx, fold, &new_of(ids, seen)).await
     };
     let (is_copied, end) = match copied {
         Ok(()) => (true, "release savepoint ids"),
@@ -148,18 +158,24 @@ async fn look_up(
     Ok(first.collect())
 }
 
-async fn copy_ids(tx: &mut PgConnection, ids: &[SeenId]) -> Result<(), CopyError> {
-    let mut rows = Rows::with_capacity(ids.len(), ID_ROW_BYTES);
-    for id in ids {
+async fn copy_ids(
+    tx: &mut PgConnection,
+    fold: &BatchFold,
+    ids: &[SeenId],
+) -> Result<(), CopyError> {
+    let statement = "copy event_seen (part, identity, chain) from stdin (format binary)";
+    let mut ids = ids.iter();
+    copy_each(tx, statement, &mut |rows| {
+        let Some(id) = ids.next() else {
+            return false;
+        };
+        let part = fold.part_of(id);
         rows.row(3)
-            .int8(id.part.number.0)
+            .int8(part.number.0)
             .uuid(id.identity.to_bits().to_be_bytes())
-            .int4(id.part.chain.0);
-    }
-    rows.send(
-        tx,
-        "copy event_seen (part, identity, chain) from stdin (format binary)",
-    )
+            .int4(part.chain.0);
+        true
+    })
     .await
 }
 
@@ -167,11 +183,12 @@ async fn copy_ids(tx: &mut PgConnection, ids: &[SeenId]) -> Result<(), CopyError
 /// for; the look-up is a later statement, so it sees that row.
 async fn insert_ids(
     tx: &mut PgConnection,
+    fold: &BatchFold,
     ids: &[SeenId],
 ) -> Result<HashMap<Identity, PartRef>, StoreError> {
     let uuids = uuids_of(ids);
-    let chains: Vec<i32> = ids.iter().map(|id| id.part.chain.0).collect();
-    let parts: Vec<i64> = ids.iter().map(|id| id.part.number.0).collect();
+    let chains: Vec<i32> = ids.iter().map(|id| fold.part_of(id).chain.0).collect();
+    let parts: Vec<i64> = ids.iter().map(|id| fold.part_of(id).number.0).collect();
     let taken = sqlx::query_scalar!(
         "/* insert_ids */
         insert into event_seen (part, identity, chain)

@@ -18,12 +18,9 @@ use uuid::Uuid;
 
 use super::PartWrite;
 use crate::accounts::{self, AccountWriter};
-use crate::copy::{CopyError, Rows};
+use crate::copy::{CopyError, Rows, copy_each};
 use crate::error::StoreError;
 use crate::in_force::{Versions, uuid_of};
-
-/// Bytes of one posting as it is sent, with an amount of up to ten groups.
-const POSTING_ROW_BYTES: usize = 268;
 
 /// Holds what is in force until the transaction ends, and says whether it is what was folded by.
 pub(crate) async fn is_in_force(
@@ -267,17 +264,21 @@ pub(crate) const COPY_POSTINGS: &str = "copy posting (chain, part, series, rate_
      from stdin (format binary)";
 
 async fn copy_postings(tx: &mut PgConnection, closed: &ClosedBatch) -> Result<(), CopyError> {
-    let count = closed.parts.iter().map(|part| part.postings.len()).sum();
-    let mut rows = Rows::with_capacity(count, POSTING_ROW_BYTES);
-    for part in &closed.parts {
-        for posting in &part.postings {
-            add_posting(&mut rows, part.part, posting);
+    let postings = closed.parts.iter().flat_map(|part| {
+        let of_part = part.postings.iter();
+        of_part.map(|posting| (part.part, posting))
+    });
+    // By its trait, since the compiler cannot tell of such an iterator's own type that it may be held
+    // across an await.
+    let mut postings: Box<dyn Iterator<Item = _> + Send> = Box::new(postings);
+    copy_each(tx, COPY_POSTINGS, &mut |rows| {
+        let next = postings.next();
+        if let Some((part, posting)) = next {
+            add_posting(rows, part, posting);
         }
-    }
-    if rows.is_empty() {
-        return Ok(());
-    }
-    rows.send(tx, COPY_POSTINGS).await
+        next.is_some()
+    })
+    .await
 }
 
 fn add_posting(rows: &mut Rows, part: PartRef, posting: &Posting) {

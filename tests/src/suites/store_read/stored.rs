@@ -67,7 +67,7 @@ async fn write_parts(url: &str) -> Vec<(PartRef, Hash256)> {
         };
         let mut fold = BatchFold::default();
         fill(&mut folder, &mut fold, part);
-        let _ids = fold.take_ids();
+        fold.take_ids();
         let (from, to) = (Offset((number - 1) * 40), Offset(number * 40));
         let write = PartWrite {
             epoch: claimed.epoch,

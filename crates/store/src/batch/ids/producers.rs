@@ -11,11 +11,8 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::{Taken, uuid_of_identity};
-use crate::copy::{CopyError, Rows};
+use crate::copy::{CopyError, copy_each};
 use crate::error::StoreError;
-
-/// Bytes of one row as it is sent: four fields and their lengths.
-const ROW_BYTES: usize = 54;
 
 /// Takes the ids; adds those that were taken before.
 pub(super) async fn take(
@@ -58,18 +55,21 @@ fn payload_of(fold: &BatchFold, id: &SeenId) -> i64 {
 }
 
 async fn copy(tx: &mut PgConnection, fold: &BatchFold, ids: &[SeenId]) -> Result<(), CopyError> {
-    let mut rows = Rows::with_capacity(ids.len(), ROW_BYTES);
-    for id in ids {
+    let statement =
+        "copy event_seen_by_id (identity, part, payload, chain) from stdin (format binary)";
+    let mut ids = ids.iter();
+    copy_each(tx, statement, &mut |rows| {
+        let Some(id) = ids.next() else {
+            return false;
+        };
+        let part = fold.part_of(id);
         rows.row(4)
             .uuid(id.identity.to_bits().to_be_bytes())
-            .int8(id.part.number.0)
+            .int8(part.number.0)
             .int8(payload_of(fold, id))
-            .int4(id.part.chain.0);
-    }
-    rows.send(
-        tx,
-        "copy event_seen_by_id (identity, part, payload, chain) from stdin (format binary)",
-    )
+            .int4(part.chain.0);
+        true
+    })
     .await
 }
 
@@ -82,8 +82,8 @@ async fn insert(
     taken: &mut Taken,
 ) -> Result<(), StoreError> {
     let uuids: Vec<Uuid> = ids.iter().map(|id| uuid_of_identity(id.identity)).collect();
-    let chains: Vec<i32> = ids.iter().map(|id| id.part.chain.0).collect();
-    let parts: Vec<i64> = ids.iter().map(|id| id.part.number.0).collect();
+    let chains: Vec<i32> = ids.iter().map(|id| fold.part_of(id).chain.0).collect();
+    let parts: Vec<i64> = ids.iter().map(|id| fold.part_of(id).number.0).collect();
     let payloads: Vec<i64> = ids.iter().map(|id| payload_of(fold, id)).collect();
     let new = sqlx::query_scalar!(
         "/* insert_producer_ids */
@@ -130,7 +130,7 @@ async fn insert(
             continue;
         };
         if payload_of(fold, id) != row.payload {
-            taken.conflicts.add(id.identity, first, id.part);
+            taken.conflicts.add(id.identity, first, fold.part_of(id));
         }
         taken.seen.insert(id.identity, first);
     }
