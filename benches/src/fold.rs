@@ -1,9 +1,11 @@
 //! Decode and fold per event, beside a typed parse of the same lines by `serde_json`.
 //!
-//! Invariant: every line is another event, as in life: none is a duplicate. Deliberately absent: the
-//! copy out of Kafka's buffers and the rows on their way into Postgres.
+//! Invariant: every line is another event, as in life, of one of 10,000 applications by Zipf's law, so that
+//! series and postings outgrow the processor's caches: none is a duplicate. Deliberately absent: the copy
+//! out of Kafka's buffers and the rows on their way into Postgres.
 
 use std::borrow::Cow;
+use std::hash::BuildHasher;
 use std::hint::black_box;
 use std::sync::Arc;
 
@@ -13,6 +15,7 @@ use domain::hash::HashKey;
 use domain::ids::{ChainId, Offset, PartNumber, PartRef, Place};
 use domain::price::PriceBook;
 use domain::time::UnixMs;
+use foldhash::fast::FixedState;
 use ingest::decode::{Decoded, Decoder};
 use serde::Deserialize;
 use serde_json::Value;
@@ -22,8 +25,11 @@ use crate::measure::{Contender, measure};
 /// 1,000 access-log lines of a real gateway.
 const CAPTURED: &str = include_str!("../../testdata/envoy-ai-gateway/access.ndjson");
 
-/// How often each captured line is used, each time with another request id.
-const COPIES: usize = 10;
+/// How often each captured line is used, each time with another request id and application.
+const COPIES: usize = 100;
+
+/// How many applications there are; the k-th has a share in proportion to 1/k.
+const APPS: u64 = 10_000;
 
 /// The source as an operator would write it.
 const SOURCE: &str =
@@ -77,6 +83,7 @@ pub(crate) fn run() -> Result<Vec<Value>, String> {
         &decoder,
         &mut Folder::new(Arc::clone(&book), HashKey::new([1; 4])),
         &lines,
+        Posted::Together,
     );
     if usize::try_from(posted) != Ok(lines.len()) {
         return Err(format!(
@@ -84,11 +91,16 @@ pub(crate) fn run() -> Result<Vec<Value>, String> {
             lines.len()
         ));
     }
-    let mut folder = Folder::new(book, HashKey::new([2; 4]));
+    let mut one_by_one = Folder::new(Arc::clone(&book), HashKey::new([2; 4]));
+    let mut folder = Folder::new(book, HashKey::new([3; 4]));
     let mut contenders = [
         Contender {
             name: "decode, price, fold, take ids, close",
-            work: Box::new(|| fold(&decoder, &mut folder, &lines)),
+            work: Box::new(|| fold(&decoder, &mut folder, &lines, Posted::Together)),
+        },
+        Contender {
+            name: "the same, posted one by one",
+            work: Box::new(|| fold(&decoder, &mut one_by_one, &lines, Posted::OneByOne)),
         },
         Contender {
             name: "decode",
@@ -105,11 +117,23 @@ pub(crate) fn run() -> Result<Vec<Value>, String> {
 
 /// Returns the captured lines, each several times under other request ids of the same length.
 fn lines() -> Vec<String> {
+    let mut sum = 0;
+    // Weights of 40 bits: the last application's still has 27.
+    let weights: Vec<u64> = (1..=APPS)
+        .map(|rank| {
+            sum += (1 << 40) / rank;
+            sum
+        })
+        .collect();
+    let random = FixedState::with_seed(0x70_11_b0_0c);
     let copies = (0..COPIES).flat_map(|copy| CAPTURED.lines().map(move |line| (copy, line)));
     let with_ids = copies.map(|(copy, line)| {
+        let drawn = random.hash_one((copy, line)) % sum;
+        let app = weights.partition_point(|&sum| sum <= drawn);
+        let line = with_value(line, "\"x-tenant-id\":", &format!("\"app-{app:05}\""));
         let marker = "\"x-request-id\":\"";
         let Some((before, id)) = line.split_once(marker) else {
-            return line.to_owned();
+            return line;
         };
         let kept: String = id.chars().skip(4).collect();
         format!("{before}{marker}{copy:04}{kept}")
@@ -117,8 +141,28 @@ fn lines() -> Vec<String> {
     with_ids.collect()
 }
 
+/// Returns a line with another value, which holds no comma, behind a key that is not the last.
+fn with_value(line: &str, key: &str, value: &str) -> String {
+    let found = line.split_once(key);
+    let Some((before, (_, after))) =
+        found.and_then(|(before, rest)| Some((before, rest.split_once(',')?)))
+    else {
+        return line.to_owned();
+    };
+    format!("{before}{key}{value},{after}")
+}
+
+/// How events are posted.
+#[derive(Clone, Copy)]
+enum Posted {
+    /// Many at a time, as the product does.
+    Together,
+    /// Each by itself.
+    OneByOne,
+}
+
 /// Folds all lines as one batch and returns how many were posted.
-fn fold(decoder: &Decoder, folder: &mut Folder, lines: &[String]) -> u64 {
+fn fold(decoder: &Decoder, folder: &mut Folder, lines: &[String], posted: Posted) -> u64 {
     let mut batch = BatchFold::default();
     let part = batch.open_part(PartRef {
         chain: ChainId(1),
@@ -139,12 +183,16 @@ fn fold(decoder: &Decoder, folder: &mut Folder, lines: &[String]) -> u64 {
             };
             // The broker's time of the record: here the event's own.
             let record: UnixMs = event.start;
-            let posted = age
+            let folded = age
                 .check(event.start, record, decoder.time_field())
-                .and_then(|()| folder.fold(&mut batch, part, place, &event));
-            black_box(posted.is_ok());
+                .and_then(|()| match posted {
+                    Posted::Together => folder.fold_soon(&mut batch, part, place, &event),
+                    Posted::OneByOne => folder.fold(&mut batch, part, place, &event),
+                });
+            black_box(folded.is_ok());
         });
     }
+    folder.post(&mut batch);
     batch.take_ids();
     let closed = batch.close();
     closed.parts.iter().map(|part| part.counts.accepted).sum()

@@ -171,6 +171,7 @@ impl Batcher {
             *read_bytes += fold_message(&mut target, assignment.reads_headers, message);
             links.note(message);
         }
+        drop(target);
         let offset = Offset(last.offset());
         slice.to = offset.next();
         slice.tail = Some(Fingerprint {

@@ -60,7 +60,8 @@ pub(crate) struct Record {
     pub(crate) time: UnixMs,
 }
 
-/// Folds the events of records into one part of a batch.
+/// Folds the events of records into one part of a batch. All of them are in it once this is dropped, and not
+/// before: events are posted together.
 pub(crate) struct PartTarget<'t> {
     /// Prices and posts.
     pub(crate) folder: &'t mut Folder,
@@ -96,6 +97,12 @@ impl Ages {
             None => &self.log_lines,
             Some(_) => &self.of_producers,
         }
+    }
+}
+
+impl Drop for PartTarget<'_> {
+    fn drop(&mut self) {
+        self.folder.post(self.fold);
     }
 }
 
@@ -140,7 +147,10 @@ impl PartTarget<'_> {
                 .ages
                 .of(&event)
                 .check(event.start, record, self.decoder.time_field())
-                .and_then(|()| self.folder.fold(self.fold, self.part_index, place, &event))
+                .and_then(|()| {
+                    self.folder
+                        .fold_soon(self.fold, self.part_index, place, &event)
+                })
                 .err(),
             Decoded::Rejected(rejection) => Some(rejection),
             Decoded::Ignored(_) => {

@@ -103,7 +103,7 @@ impl Input {
         let templates: Result<Vec<_>, _> =
             captured.iter().map(|line| Template::new(line)).collect();
         let mut sum = 0;
-        // Weights of 40 bits: the last application's still has 26.
+        // Weights of 40 bits: the last application's still has 27.
         let weights = (1..=APPS).map(|rank| {
             sum += (1 << 40) / rank;
             sum

@@ -7,30 +7,28 @@
 mod accepted;
 mod accounts;
 mod closed;
+mod folder;
 mod posting;
 
 use std::collections::HashMap;
+use std::hint::black_box;
 use std::sync::Arc;
 
 use foldhash::quality::RandomState;
 
-use crate::counting::{EventUse, LogCounter, LogLimits};
-use crate::event::{Identity, Outcome, PayloadDigest, Provenance, UsageEvent};
-use crate::hash::HashKey;
-use crate::ids::{PartRef, Place};
+use crate::event::{Identity, PayloadDigest};
+use crate::ids::PartRef;
 use crate::part::{Counts, Duplicate, RejectedEvent};
-use crate::price::{PriceBook, PriceCache, RateSet, RateSetId};
-use crate::reject::{Reason, Rejection};
-use crate::series::{Series, SeriesCache, SeriesId, UsedSeries};
+use crate::price::{RateSet, RateSetId};
+use crate::series::{Series, SeriesId, UsedSeries};
 use crate::time::Quarter;
 
 use accepted::{Accepted, AcceptedEvents};
 use accounts::{BatchAccounts, PartAccounts};
 pub use closed::{ClosedBatch, ClosedPart};
+pub use folder::Folder;
+use folder::Waiting;
 pub use posting::{Posting, PostingKey, Sums};
-
-/// Series and priced models that a [`Folder`] remembers at most; about 300 bytes each.
-const CACHE_ENTRIES_MAX: usize = 200_000;
 
 /// One partition's share of a batch while it is folded.
 pub struct PartFold {
@@ -118,26 +116,34 @@ impl PartFold {
     }
 
     /// Accepts an event, whose posting is likely the one of the hint, and returns its posting.
-    fn accept(
-        &mut self,
-        (place, event): (Place, &UsageEvent<'_>),
-        key: PostingKey,
-        sums: Sums,
-        hint: Option<u32>,
-    ) -> u32 {
+    fn accept(&mut self, event: &Waiting, key: PostingKey, hint: Option<u32>) -> u32 {
         if let Some(payload) = event.payload {
             self.payloads.push((self.accepted.len(), payload));
         }
-        let identity = event.identity;
         self.counts.accepted = self.counts.accepted.saturating_add(1);
-        let posting = self.post(key, &sums, hint);
+        let posting = self.post(key, &event.sums, hint);
         self.accepted.push(&Accepted {
-            place,
-            identity,
+            place: event.place,
+            identity: event.identity,
             posting,
-            sums,
+            sums: event.sums,
         });
         posting
+    }
+
+    /// Reads what [`Self::accept`] will read.
+    fn look_ahead(&self, key: &PostingKey, hint: Option<u32>) {
+        if let Some(index) = hint {
+            let index = usize::try_from(index).unwrap_or(usize::MAX);
+            if let Some(Posting { key, sums }) = self.postings.get(index) {
+                // It is as long as three lines of memory: fields that are likely to lie on each.
+                black_box(key.quarter);
+                black_box(sums.failed_requests);
+                black_box(sums.amount);
+            }
+        } else {
+            black_box(self.open.get(key));
+        }
     }
 
     /// Adds to the open posting of the key; where its sums are full, another one is opened.
@@ -376,101 +382,5 @@ impl BatchFold {
         };
         closed.drop_unused();
         closed
-    }
-}
-
-/// Prices and posts events; lives across batches and remembers what recurs.
-pub struct Folder {
-    prices: PriceCache,
-    series: SeriesCache,
-    counter: Option<LogCounter>,
-}
-
-impl Folder {
-    /// Makes a folder that prices by one book, and tells series apart under a key that no other
-    /// folder has.
-    #[must_use]
-    pub fn new(book: Arc<PriceBook>, key: HashKey) -> Self {
-        Self {
-            prices: PriceCache::new(book, CACHE_ENTRIES_MAX),
-            series: SeriesCache::new(CACHE_ENTRIES_MAX, key),
-            counter: None,
-        }
-    }
-
-    /// Counts by these limits as well, in batches that do ([`BatchFold::count_by`]).
-    #[must_use]
-    pub fn counting_by(mut self, limits: Option<Arc<LogLimits>>) -> Self {
-        self.counter = limits.map(LogCounter::new);
-        self
-    }
-
-    /// Folds one event into a part of the batch.
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::Overflow`] where the event's amount does not fit into the ledger; nothing was
-    /// posted, and the caller keeps the event as rejected.
-    pub fn fold(
-        &mut self,
-        batch: &mut BatchFold,
-        part_index: usize,
-        place: Place,
-        event: &UsageEvent<'_>,
-    ) -> Result<(), Rejection> {
-        let input = u64::try_from(event.quantities.input_tokens()).unwrap_or(u64::MAX);
-        let (rate_set_id, rate_set) = self.prices.rate_set(event, input);
-        let priced = rate_set.price(&event.quantities).ok_or_else(|| {
-            Rejection::new(
-                Reason::Overflow,
-                "",
-                "the event's amount does not fit into the ledger",
-            )
-        })?;
-        let sums = Sums {
-            quantities: event.quantities,
-            failed_requests: u64::from(event.outcome != Outcome::Succeeded),
-            unmeasured_requests: u64::from(
-                event.outcome == Outcome::Succeeded && event.provenance == Provenance::Missing,
-            ),
-            priced_requests: u64::from(priced.is_priced),
-            unpriced_requests: u64::from(priced.is_unpriced),
-            amount: priced.amount,
-        };
-        let series = self.series.find(&event.dimensions, &mut batch.series);
-        let key = PostingKey {
-            series: series.id,
-            rate_set: rate_set_id,
-            quarter: event.start.quarter(),
-        };
-        if let Some(part) = batch.parts.get_mut(part_index) {
-            let (last_part, last_posting) = *series.posting;
-            let part_index = u32::try_from(part_index).unwrap_or(u32::MAX);
-            let hint = (last_part == part_index).then_some(last_posting);
-            let posting = part.accept((place, event), key, sums, hint);
-            *series.posting = (part_index, posting);
-            // The posting's first event brought its rate set.
-            if hint != Some(posting) {
-                batch
-                    .rate_sets
-                    .entry(rate_set_id)
-                    .or_insert_with(|| Arc::clone(rate_set));
-            }
-            if let Some(accounts) = &mut part.accounts
-                && let Some(counter) = &mut self.counter
-                && let Some(of) = batch.series.by_id.get(&series.id)
-            {
-                let used = EventUse {
-                    series: of,
-                    start: event.start,
-                    quantities: &event.quantities,
-                    amount: priced.amount,
-                    is_unpriced: priced.is_unpriced,
-                    rate_set,
-                };
-                accounts.add(counter, series.id, &used);
-            }
-        }
-        Ok(())
     }
 }

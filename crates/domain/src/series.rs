@@ -4,6 +4,7 @@
 //! moved by renaming.
 
 use std::collections::HashMap;
+use std::hint::black_box;
 use std::sync::Arc;
 
 use foldhash::quality::RandomState;
@@ -52,16 +53,25 @@ impl Series {
         SeriesId(canonical.finish128())
     }
 
-    fn of(dimensions: &Dimensions<'_>) -> Self {
-        let [tenant, app, user, session, route, provider, model] = texts(dimensions);
+    /// Reads what [`write_content`] wrote.
+    fn of_content(content: &str) -> Self {
+        let mut chars = content.chars();
+        let lengths = [(); 7].map(|()| chars.next().map_or(0, u32::from));
+        let mut rest = chars.as_str();
+        let [tenant, app, user, session, route, provider, model] = lengths.map(|length| {
+            let length = usize::try_from(length).unwrap_or(usize::MAX);
+            let (text, after) = rest.split_at_checked(length).unwrap_or((rest, ""));
+            rest = after;
+            text.to_owned()
+        });
         Self {
-            tenant: tenant.to_owned(),
-            app: app.to_owned(),
-            user: user.to_owned(),
-            session: session.to_owned(),
-            route: route.to_owned(),
-            provider: provider.to_owned(),
-            model: model.to_owned(),
+            tenant,
+            app,
+            user,
+            session,
+            route,
+            provider,
+            model,
         }
     }
 }
@@ -84,8 +94,7 @@ fn texts<'d>(dimensions: &'d Dimensions<'_>) -> [&'d str; 7] {
     ]
 }
 
-/// Remembers series by content, so that an event of a known series costs one look-up and no
-/// allocation. Bounded: emptied once it holds its greatest number.
+/// Remembers series by content, so that an event of a known series costs no allocation. Bounded: emptied once it holds its greatest number.
 ///
 /// Series are told apart by 128 bits of a hash of their dimensions under a key of the cache's own, as
 /// their stored keys are by BLAKE3: comparing the texts themselves would read memory that is cold, once
@@ -94,8 +103,8 @@ pub struct SeriesCache {
     key: HashKey,
     table: HashTable<Known>,
     series_max: usize,
-    /// The dimensions of the event at hand, in one piece.
-    content: Vec<u8>,
+    /// The dimensions of the events at hand, one after another.
+    contents: String,
     batches: u64,
 }
 
@@ -112,6 +121,14 @@ struct Known {
 
 /// The hash of a series' dimensions under a cache's key.
 type ContentHash = [u64; 2];
+
+/// The dimensions of an event at hand, which its cache keeps until it is told to forget them.
+pub(crate) struct Content {
+    hash: ContentHash,
+    /// Where they stand among the cache's.
+    from: usize,
+    to: usize,
+}
 
 /// A series of the event at hand.
 pub(crate) struct Found<'c> {
@@ -149,13 +166,49 @@ impl SeriesCache {
             key,
             table: HashTable::new(),
             series_max,
-            content: Vec::new(),
+            contents: String::new(),
             batches: 0,
         }
     }
 
-    /// Finds the series of the dimensions, and adds it to `used` if it is not there yet.
-    pub(crate) fn find(&mut self, dimensions: &Dimensions<'_>, used: &mut UsedSeries) -> Found<'_> {
+    /// Keeps the dimensions of an event, to find its series by.
+    pub(crate) fn keep(&mut self, dimensions: &Dimensions<'_>) -> Content {
+        let from = self.contents.len();
+        write_content(&mut self.contents, dimensions);
+        let content = self.contents.get(from..).unwrap_or_default();
+        Content {
+            hash: self.key.hash(content.as_bytes()),
+            from,
+            to: self.contents.len(),
+        }
+    }
+
+    /// Forgets all dimensions that were kept.
+    pub(crate) fn forget(&mut self) {
+        self.contents.clear();
+    }
+
+    /// Reads what [`Self::find`] will read, and returns the key of the series and the posting of the batch
+    /// that took its last event; `None` where the series is not known.
+    pub(crate) fn look_ahead(
+        &self,
+        content: &Content,
+        used: &UsedSeries,
+    ) -> Option<(SeriesId, (u32, u32))> {
+        let [hash, _] = content.hash;
+        let known = self
+            .table
+            .find(hash, |known| known.content == content.hash)?;
+        if Some(known.used_in) == used.stamp {
+            return Some((known.id, known.posting));
+        }
+        black_box(Arc::strong_count(&known.series));
+        black_box(used.by_id.contains_key(&known.id));
+        Some((known.id, NO_POSTING))
+    }
+
+    /// Finds the series of an event, and adds it to `used` if it is not there yet.
+    pub(crate) fn find(&mut self, content: &Content, used: &mut UsedSeries) -> Found<'_> {
         let stamp = *used.stamp.get_or_insert_with(|| {
             self.batches = self.batches.wrapping_add(1);
             // Under this cache's key, so that a batch that another one stamped is not taken for ours.
@@ -163,19 +216,19 @@ impl SeriesCache {
             hasher.append(&self.batches.to_le_bytes());
             BatchStamp(hasher.finalize64().max(1))
         });
-        write_content(&mut self.content, dimensions);
-        let content: ContentHash = self.key.hash(&self.content);
-        let hash = content[0];
-        let is_known = |known: &Known| known.content == content;
+        let [hash, _] = content.hash;
+        let is_known = |known: &Known| known.content == content.hash;
         // Emptied before it is looked into, so that the entry can be handed out.
         if self.table.len() >= self.series_max && self.table.find(hash, is_known).is_none() {
             self.table.clear();
         }
+        let contents = &self.contents;
         let entry = self.table.entry(hash, is_known, |known| known.content[0]);
         let entry = entry.or_insert_with(|| {
-            let series = Arc::new(Series::of(dimensions));
+            let text = contents.get(content.from..content.to);
+            let series = Arc::new(Series::of_content(text.unwrap_or_default()));
             Known {
-                content,
+                content: content.hash,
                 id: series.id(),
                 series,
                 used_in: BatchStamp::NONE,
@@ -195,16 +248,71 @@ impl SeriesCache {
     }
 }
 
-/// Writes the dimensions in one piece: their lengths, then their texts.
-fn write_content(content: &mut Vec<u8>, dimensions: &Dimensions<'_>) {
-    content.clear();
+/// Appends the dimensions in one piece: the length of each in bytes, as a character, then the texts.
+fn write_content(content: &mut String, dimensions: &Dimensions<'_>) {
     let texts = texts(dimensions);
     for text in texts {
         // Ids have at most 256 bytes.
-        let length = u16::try_from(text.len()).unwrap_or(u16::MAX);
-        content.extend_from_slice(&length.to_le_bytes());
+        let length = u32::try_from(text.len()).ok().and_then(char::from_u32);
+        content.push(length.unwrap_or(char::MAX));
     }
     for text in texts {
-        content.extend_from_slice(text.as_bytes());
+        content.push_str(text);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::{Series, SeriesCache, UsedSeries};
+    use crate::event::Dimensions;
+    use crate::hash::HashKey;
+    use crate::ids::{
+        AppId, ID_BYTES_MAX, ModelId, ProviderId, RouteId, SessionId, TenantId, UserId,
+    };
+
+    /// Names with characters of up to four bytes, up to the longest that an id may have.
+    fn name() -> impl Strategy<Value = String> {
+        prop_oneof![4 => "[a-zé€😀]{1,64}", 1 => Just("x".repeat(ID_BYTES_MAX))]
+    }
+
+    proptest! {
+        #[test]
+        fn a_series_is_what_its_events_say(
+            required in [name(), name(), name()],
+            optional in proptest::array::uniform4(proptest::option::of(name())),
+        ) {
+            let ([tenant, app, model], [user, session, route, provider]) = (&required, &optional);
+            let dimensions = Dimensions {
+                tenant: TenantId::new(tenant).unwrap(),
+                app: AppId::new(app).unwrap(),
+                user: user.as_ref().map(|name| UserId::new(name).unwrap()),
+                session: session.as_ref().map(|name| SessionId::new(name).unwrap()),
+                route: route.as_ref().map(|name| RouteId::new(name).unwrap()),
+                provider: provider.as_ref().map(|name| ProviderId::new(name).unwrap()),
+                model: ModelId::new(model).unwrap(),
+            };
+            let or_empty = |name: &Option<String>| name.clone().unwrap_or_default();
+            let expected = Series {
+                tenant: tenant.clone(),
+                app: app.clone(),
+                user: or_empty(user),
+                session: or_empty(session),
+                route: or_empty(route),
+                provider: or_empty(provider),
+                model: model.clone(),
+            };
+            let mut cache = SeriesCache::new(10, HashKey::new([1; 4]));
+            let mut used = UsedSeries::default();
+            let first = cache.keep(&dimensions);
+            let content = cache.keep(&dimensions);
+            prop_assert!(cache.look_ahead(&content, &used).is_none());
+            let id = cache.find(&first, &mut used).id;
+            prop_assert_eq!(id, expected.id());
+            prop_assert_eq!(used.by_id.get(&id).map(|series| &**series), Some(&expected));
+            prop_assert_eq!(cache.look_ahead(&content, &used).map(|(id, _)| id), Some(id));
+            prop_assert_eq!(cache.find(&content, &mut used).id, id);
+        }
     }
 }

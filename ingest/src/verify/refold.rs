@@ -210,6 +210,7 @@ impl Reading {
             .read_until(header.to, &mut |record, headers, payload| {
                 target.fold_record(record, headers, payload);
             })?;
+        drop(target);
         fold.take_ids();
         fold.withdraw_seen(&counted_elsewhere(header.part, duplicates));
         let counted = fold.ids().iter().map(|id| id.identity).collect();

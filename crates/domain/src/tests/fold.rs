@@ -282,7 +282,8 @@ type Step = (usize, usize, bool);
 fn steps(events: usize) -> impl Strategy<Value = Vec<Step>> {
     vec(
         (0..events, 0_usize..3, proptest::bool::weighted(0.2)),
-        0..60,
+        // More than are posted together.
+        0..90,
     )
 }
 
@@ -319,8 +320,13 @@ impl Ledger {
                 index: 0,
             };
             let event = events[*number].event(*number);
-            folder.fold(&mut batch, index, place, &event).unwrap();
+            if number % 5 == 0 {
+                folder.fold(&mut batch, index, place, &event).unwrap();
+            } else {
+                folder.fold_soon(&mut batch, index, place, &event).unwrap();
+            }
         }
+        folder.post(&mut batch);
         batch.take_ids();
         let ids: Vec<_> = batch
             .ids()
