@@ -217,6 +217,8 @@ enum Held {
     Open(Arc<Assignment>),
     /// Ours by the claim of this ended assignment, to be read again from where the chain stands.
     Again(Arc<Assignment>),
+    /// Ours by this claim, to be read from its start.
+    Claimed(Arc<Assignment>),
     /// Ours, to be opened.
     Waiting,
     /// Postgres gave it to another owner, while the group had not (yet) taken it from us.
@@ -249,7 +251,7 @@ impl Assignments {
         self.changes.fetch_add(1, Ordering::Release);
     }
 
-    /// Returns how often an assignment was opened, put back or taken away.
+    /// Returns how often an assignment was claimed, opened, put back or taken away.
     pub(crate) fn changes(&self) -> u64 {
         self.changes.load(Ordering::Acquire)
     }
@@ -266,8 +268,30 @@ impl Assignments {
         self.changes.fetch_add(1, Ordering::Release);
         match self.held.lock().remove(place) {
             Some(Held::Open(assignment) | Held::Again(assignment)) => Some(assignment),
-            Some(Held::Waiting | Held::GivenUp(_)) | None => None,
+            Some(Held::Claimed(_) | Held::Waiting | Held::GivenUp(_)) | None => None,
         }
+    }
+
+    /// Notes that a partition which waited was claimed, unless it is no longer ours or was opened meanwhile.
+    pub(crate) fn claimed(&self, assignment: Arc<Assignment>) {
+        let mut held = self.held.lock();
+        if let Some(held) = held.get_mut(&assignment.place)
+            && open(held).is_none()
+        {
+            *held = Held::Claimed(assignment);
+            self.changes.fetch_add(1, Ordering::Release);
+        }
+    }
+
+    /// Returns the assignments that are to be read from their start.
+    #[must_use]
+    pub(crate) fn to_begin(&self) -> Vec<Arc<Assignment>> {
+        let held = self.held.lock();
+        let claimed = held.values().filter_map(|held| match held {
+            Held::Claimed(assignment) => Some(Arc::clone(assignment)),
+            Held::Open(_) | Held::Again(_) | Held::Waiting | Held::GivenUp(_) => None,
+        });
+        claimed.collect()
     }
 
     /// Ends an assignment whose last records did not reach the ledger, and notes that they are to be
@@ -293,7 +317,7 @@ impl Assignments {
         let held = self.held.lock();
         let put_back = held.values().filter_map(|held| match held {
             Held::Again(assignment) => Some(Arc::clone(assignment)),
-            Held::Open(_) | Held::Waiting | Held::GivenUp(_) => None,
+            Held::Open(_) | Held::Claimed(_) | Held::Waiting | Held::GivenUp(_) => None,
         });
         let (busy, ready): (Vec<_>, Vec<_>) =
             put_back.partition(|assignment| assignment.is_committing());
@@ -348,12 +372,12 @@ impl Assignments {
         self.held.lock().values().filter_map(open).collect()
     }
 
-    /// Returns the claims that are open, or whose partitions are to be read again.
+    /// Returns the claims that are open, or whose partitions are to be read from.
     #[must_use]
     pub(crate) fn claims(&self) -> HashSet<(ChainId, Epoch)> {
         let held = self.held.lock();
         let claims = held.values().filter_map(|held| match held {
-            Held::Open(assignment) | Held::Again(assignment) => {
+            Held::Open(assignment) | Held::Again(assignment) | Held::Claimed(assignment) => {
                 Some((assignment.chain, assignment.epoch))
             }
             Held::Waiting | Held::GivenUp(_) => None,
@@ -368,7 +392,7 @@ impl Assignments {
         let is_waiting = |held: &Held| match held {
             Held::Open(assignment) => !assignment.is_open(),
             Held::Waiting => true,
-            Held::Again(_) | Held::GivenUp(_) => false,
+            Held::Again(_) | Held::Claimed(_) | Held::GivenUp(_) => false,
         };
         held.iter()
             .filter(|(_, held)| is_waiting(held))
@@ -386,7 +410,9 @@ impl Assignments {
 fn open(held: &Held) -> Option<Arc<Assignment>> {
     match held {
         Held::Open(assignment) if assignment.is_open() => Some(Arc::clone(assignment)),
-        Held::Open(_) | Held::Again(_) | Held::Waiting | Held::GivenUp(_) => None,
+        Held::Open(_) | Held::Again(_) | Held::Claimed(_) | Held::Waiting | Held::GivenUp(_) => {
+            None
+        }
     }
 }
 

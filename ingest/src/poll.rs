@@ -7,6 +7,7 @@
 //! for lag tools and audits.
 
 mod chores;
+mod run;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -29,11 +30,12 @@ use crate::group::{GroupContext, leave, pause};
 use crate::kafka::{LogError, TopicPartition, group_config};
 use crate::observe;
 use crate::opening::Opener;
-use crate::queues::{Queues, Turn};
+use crate::queues::Queues;
+use run::{RunEnd, admits, take_run};
 
-/// How often the group's queue must seem empty after a partition's queue was split off: more events than
-/// ever wait there at once.
-const LOOKS_AFTER_SPLIT: u32 = 16;
+/// How often the group's queue must seem empty where it must be: more events than ever wait there at once, each
+/// of which looks like an empty queue.
+const LOOKS_TO_BE_SURE: u32 = 16;
 
 /// How long a full batch waits for the pipeline before the group is served without taking records.
 const PRESSURE_PATIENCE: Duration = Duration::from_secs(1);
@@ -61,9 +63,6 @@ const BUSY_INTERVAL: Duration = Duration::from_millis(2);
 
 /// How many records at hand are taken between two looks at the clock, the pipeline and the chores.
 const RECORDS_PER_LOOK: usize = 256;
-
-/// Payloads of about so many bytes are polled before they are folded.
-const RUN_BYTES_MAX: usize = 1024 * 1024;
 
 /// How old a batch is at least, unless it is full, while it takes up a backlog: its first record has waited
 /// for longer, and small batches have more postings.
@@ -115,8 +114,8 @@ pub(crate) struct Poller {
     /// When the last batch was handed over; none was yet.
     handed_over: Option<Instant>,
     untold: HashMap<TopicPartition, HeadMark>,
-    /// As of when nothing was left to be read again.
-    read_again_as_of: Option<u64>,
+    /// As of when no partition was left to be assigned anew.
+    reassigned_as_of: Option<u64>,
     /// When waiting partitions were tried last.
     tried: HashMap<TopicPartition, Instant>,
     /// How long a fenced partition is left to its other owner.
@@ -190,7 +189,7 @@ impl Poller {
             batch_since: None,
             handed_over: None,
             untold: HashMap::new(),
-            read_again_as_of: None,
+            reassigned_as_of: None,
             tried: HashMap::new(),
             given_up_for: kafka.session_timeout() * GIVEN_UP_TIMEOUTS,
             chores_at: Instant::now(),
@@ -202,32 +201,42 @@ impl Poller {
     /// it holds, waits for the pipeline, tells the last heads to Kafka and leaves the group.
     pub(crate) fn run(mut self) {
         while !self.shutdown.is_requested() && !self.feed.is_closed() {
-            // Before the group is served, which forgets the queues of what has ended.
+            let changes = self.assignments.changes();
             self.give_up_void();
-            self.read_again();
-            self.serve_group();
+            if self.serve_group() && self.reassign() {
+                // What is read from now on has a queue to be split off first.
+                continue;
+            }
             // Where records are at hand, the clock is read once for many of them.
             let is_empty = self.take_records(RECORDS_PER_LOOK);
             self.hand_over();
             self.do_chores();
-            if is_empty && !self.batcher.is_full() {
+            // What was put back or claimed meanwhile waits for nothing.
+            let is_settled = self.assignments.changes() == changes;
+            if is_empty && is_settled && !self.batcher.is_full() {
                 self.queues.wait(self.wait());
             }
         }
         self.drain();
     }
 
-    /// Serves the group's events, and takes what came before its partition's queue was split off.
-    fn serve_group(&mut self) {
+    /// Serves the group's events, and takes what came before its partition's queue was split off. Says
+    /// whether none is left.
+    fn serve_group(&mut self) -> bool {
         let is_split = self.queues.follow(&self.consumer, &self.assignments);
         let wait = if is_split {
             SPLIT_PATIENCE
         } else {
             Duration::ZERO
         };
-        // An event is served without a word, as if the queue were empty; and records that came before the
-        // split must all be taken before any of the partition's own queue.
-        let looks = if is_split { LOOKS_AFTER_SPLIT } else { 2 };
+        // An event is served without a word, as if the queue were empty. Records that came before a split must
+        // all be taken before any of the partition's own queue, and no rebalance may wait where a partition is
+        // to be assigned anew.
+        let looks = if is_split || self.is_reassigning_due() {
+            LOOKS_TO_BE_SURE
+        } else {
+            2
+        };
         let mut empty = 0;
         while empty < looks && !self.batcher.is_full() {
             match self.consumer.poll(wait) {
@@ -250,6 +259,7 @@ impl Poller {
                 None => empty += 1,
             }
         }
+        empty >= looks
     }
 
     /// Takes at most so many records from the partitions' queues; says whether those are empty.
@@ -289,19 +299,31 @@ impl Poller {
         }
     }
 
-    /// Reads partitions again whose last records did not reach the ledger.
-    fn read_again(&mut self) {
+    /// Says whether some partition may have to be assigned anew.
+    fn is_reassigning_due(&self) -> bool {
+        self.reassigned_as_of != Some(self.assignments.changes())
+    }
+
+    /// Reads partitions whose claim came late, and those again whose last records did not reach the ledger;
+    /// says whether it does. Called when no event of the group waits: librdkafka would take the change of a
+    /// partition for the answer to it.
+    fn reassign(&mut self) -> bool {
+        if !self.is_reassigning_due() {
+            return false;
+        }
         let changes = self.assignments.changes();
-        if self.read_again_as_of == Some(changes) {
-            return;
+        let mut assigned = 0;
+        for claimed in self.assignments.to_begin() {
+            assigned += u32::from(self.read_from_start(claimed));
         }
         let (ended, is_more) = self.assignments.put_backs();
         for assignment in ended {
             let again = Arc::new(self.opener.again(&assignment));
             observe::reads_again(&again);
-            self.read_from_start(again);
+            assigned += u32::from(self.read_from_start(again));
         }
-        self.read_again_as_of = (!is_more).then_some(changes);
+        self.reassigned_as_of = (!is_more).then_some(changes);
+        assigned > 0
     }
 
     /// Returns how long to wait for a record: until the batch is old enough, and where it is but the
@@ -437,70 +459,4 @@ impl Poller {
         drop(self.queues);
         leave(self.consumer);
     }
-}
-
-/// Why a run of records ended.
-enum RunEnd {
-    /// The queue may hold more.
-    More,
-    /// The queue is empty, or its assignment has ended.
-    Empty,
-    /// What the queue holds is not ours to fold.
-    NotOurs,
-}
-
-/// Folds the next records of a turn, at most so many. They are polled first and folded then: record by record
-/// the two took turns in the processor's caches, which cost an eighth more.
-fn take_run(
-    batcher: &mut Batcher,
-    turn: &mut Turn<'_>,
-    left: &mut usize,
-    patience: &mut Duration,
-) -> RunEnd {
-    let assignment = turn.assignment();
-    let mut messages = Vec::new();
-    let mut bytes = 0;
-    let mut end = RunEnd::More;
-    while *left > 0 && bytes < RUN_BYTES_MAX {
-        // Looked at first: its queue may hold records of the assignment that reads the partition again.
-        if !assignment.is_open() {
-            end = RunEnd::Empty;
-            break;
-        }
-        *left -= 1;
-        match turn.next(patience) {
-            Some(Ok(message)) if admits(assignment, &message) => {
-                bytes += message.payload_len();
-                messages.push(message);
-            }
-            Some(Ok(_)) => {
-                end = RunEnd::NotOurs;
-                break;
-            }
-            Some(Err(error)) => observe::broker_trouble(&error, "poll"),
-            None => {
-                end = RunEnd::Empty;
-                break;
-            }
-        }
-    }
-    batcher.fold_run(assignment, &messages);
-    for _ in &messages {
-        store::fault::point("poll::after_poll");
-    }
-    end
-}
-
-/// Says whether a message is ours to fold: its assignment is open, and its offset does not lie before
-/// what was read.
-fn admits(assignment: &Assignment, message: &BorrowedMessage<'_>) -> bool {
-    if !assignment.is_open() {
-        return false;
-    }
-    if !assignment.read(Offset(message.offset())) {
-        observe::went_backwards(assignment, message.offset());
-        assignment.end();
-        return false;
-    }
-    true
 }

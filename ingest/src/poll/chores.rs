@@ -32,8 +32,8 @@ impl Poller {
                 self.assignments.take_back(self.given_up_for);
                 self.open_waiting();
             }
-            // Also those that could not be read again at the look before.
-            self.read_again_as_of = None;
+            // Also those that could not be assigned at the look before.
+            self.reassigned_as_of = None;
             self.tell_heads(CommitMode::Async);
             observe::assigned(self.assignments.count(), self.assignments.open().len());
         }
@@ -69,8 +69,8 @@ impl Poller {
         }
     }
 
-    /// Tries partitions again that are ours but have no open assignment: those first that were tried
-    /// longest ago, for about a second in all.
+    /// Tries to claim partitions again that are ours but have no open assignment: those first that were
+    /// tried longest ago, for about a second in all.
     fn open_waiting(&mut self) {
         let mut waiting = self.assignments.waiting();
         self.tried.retain(|place, _| waiting.contains(place));
@@ -82,13 +82,14 @@ impl Poller {
             }
             self.tried.insert(place.clone(), Instant::now());
             if let Opened::Ready(assignment) = self.opener.open(&place, Instant::now()) {
-                self.read_from_start(assignment);
+                self.assignments.claimed(assignment);
             }
         }
     }
 
-    /// Reads an assignment's partition from its start, wherever the consumer stood before.
-    pub(super) fn read_from_start(&self, assignment: Arc<Assignment>) {
+    /// Reads an assignment's partition from its start, wherever the consumer stood before; says whether it is
+    /// read.
+    pub(super) fn read_from_start(&self, assignment: Arc<Assignment>) -> bool {
         let (topic, partition) = &assignment.place;
         let mut list = TopicPartitionList::new();
         let start = RawOffset::Offset(assignment.start.0);
@@ -100,8 +101,12 @@ impl Poller {
             .and_then(|()| self.consumer.resume(&list));
         match reassigned {
             Ok(()) => self.assignments.open_with(assignment),
-            Err(error) => observe::broker_trouble(&error, "assigning a partition again"),
+            Err(error) => {
+                observe::broker_trouble(&error, "assigning a partition again");
+                return false;
+            }
         }
+        true
     }
 
     /// Moves positions over transaction markers at the end of partitions at rest.
