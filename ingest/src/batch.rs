@@ -17,7 +17,7 @@ use rdkafka::message::BorrowedMessage;
 use store::claim::Fingerprint;
 use store::in_force::Versions;
 
-use crate::accounts::count_accounts;
+use crate::accounts::{count_accounts, now};
 use crate::assignment::Assignment;
 use crate::config::IngestConfig;
 use crate::decode::Decoder;
@@ -27,6 +27,12 @@ use crate::kafka::fingerprint;
 use crate::observe::spans::{self, BatchSpan};
 use crate::rules::{Rules, RulesInUse};
 pub(crate) use size::BatchSize;
+
+/// A batch of so many events may be part of a backlog; one of fewer has them by chance.
+const BACKLOG_EVENTS: u64 = 2_000;
+
+/// A record that was written so long ago, by the broker's clock or its producer's, waits in a backlog, in ms.
+const BACKLOG_LAG_MS: i64 = 2_000;
 
 /// One partition's share of a batch, besides its rows.
 pub(crate) struct Slice {
@@ -83,6 +89,8 @@ struct Open {
     postings: u64,
     read_bytes: usize,
     kept_bytes: usize,
+    /// When the last record was written that was read, in ms since 1970.
+    newest: i64,
     links: spans::Links,
 }
 
@@ -122,10 +130,15 @@ impl Batcher {
         size >= self.size.get() || self.batch.kept_bytes >= self.kept_bytes_max
     }
 
-    /// Returns how many records one of so many equal shares of a full batch has; at least one.
-    pub(crate) fn share(&self, of: u64) -> usize {
-        let share = self.size.get().checked_div(of).unwrap_or(0).max(1);
-        usize::try_from(share).unwrap_or(usize::MAX)
+    /// Returns how many events a full batch has; at least one.
+    pub(crate) fn events_max(&self) -> usize {
+        usize::try_from(self.size.get().max(1)).unwrap_or(usize::MAX)
+    }
+
+    /// Says whether the batch takes up what was written long ago, and more than chance brought together.
+    pub(crate) fn is_behind(&self) -> bool {
+        let Open { events, newest, .. } = self.batch;
+        events >= BACKLOG_EVENTS && now().get().saturating_sub(newest) >= BACKLOG_LAG_MS
     }
 
     /// Says whether an assignment has ended whose records are in the batch: it will never be committed.
@@ -154,6 +167,7 @@ impl Batcher {
             postings,
             read_bytes,
             kept_bytes,
+            newest,
             links,
         } = &mut self.batch;
         let Some(slice) = slices.get_mut(index) else {
@@ -172,11 +186,12 @@ impl Batcher {
             links.note(message);
         }
         drop(target);
+        *newest = time_of(last);
         let offset = Offset(last.offset());
         slice.to = offset.next();
         slice.tail = Some(Fingerprint {
             offset,
-            hash: fingerprint(time_of(last), last.key(), last.payload()),
+            hash: fingerprint(*newest, last.key(), last.payload()),
         });
         let folded = size_of(fold, index);
         *events += folded.events - before.events;

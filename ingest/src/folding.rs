@@ -137,31 +137,33 @@ impl PartTarget<'_> {
                 offset: record.offset,
                 index,
             };
-            self.fold_event(place, record.time, bytes, decoded);
+            // Looked at where it is: an event is large, and each step that hands it on copies it.
+            let rejection = match &decoded {
+                Decoded::Event(event) => self.fold_event(place, record.time, event).err(),
+                Decoded::Ignored(_) => {
+                    if let Some(part) = self.fold.part_mut(self.part_index) {
+                        part.ignore();
+                    }
+                    None
+                }
+                Decoded::Rejected(rejection) => Some(rejection.clone()),
+            };
+            if let (Some(rejection), Some(part)) = (rejection, self.fold.part_mut(self.part_index))
+            {
+                part.reject(RejectedEvent::new(place, rejection, record.time, bytes));
+            }
         });
     }
 
-    fn fold_event(&mut self, place: Place, record: UnixMs, bytes: &[u8], decoded: Decoded<'_>) {
-        let rejection = match decoded {
-            Decoded::Event(event) => self
-                .ages
-                .of(&event)
-                .check(event.start, record, self.decoder.time_field())
-                .and_then(|()| {
-                    self.folder
-                        .fold_soon(self.fold, self.part_index, place, &event)
-                })
-                .err(),
-            Decoded::Rejected(rejection) => Some(rejection),
-            Decoded::Ignored(_) => {
-                if let Some(part) = self.fold.part_mut(self.part_index) {
-                    part.ignore();
-                }
-                None
-            }
-        };
-        if let (Some(rejection), Some(part)) = (rejection, self.fold.part_mut(self.part_index)) {
-            part.reject(RejectedEvent::new(place, rejection, record, bytes));
-        }
+    fn fold_event(
+        &mut self,
+        place: Place,
+        record: UnixMs,
+        event: &UsageEvent<'_>,
+    ) -> Result<(), Rejection> {
+        let age = self.ages.of(event);
+        age.check(event.start, record, self.decoder.time_field())?;
+        self.folder
+            .fold_soon(self.fold, self.part_index, place, event)
     }
 }

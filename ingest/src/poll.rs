@@ -64,12 +64,12 @@ const BUSY_INTERVAL: Duration = Duration::from_millis(2);
 /// How many records at hand are taken between two looks at the clock, the pipeline and the chores.
 const RECORDS_PER_LOOK: usize = 256;
 
-/// How old a batch is at least, unless it is full, while it takes up a backlog: its first record has waited
-/// for longer, and small batches have more postings.
-const BACKLOG_AGE: Duration = Duration::from_millis(200);
+/// How old a batch is at least, unless it is full or nothing more comes, while it takes up a backlog: its
+/// first record has waited for longer, and large batches have fewer postings.
+const BACKLOG_AGE: Duration = Duration::from_secs(1);
 
-/// How many turns a full batch has room for: more partitions with a backlog take turns in several batches.
-const TURNS: u64 = 4;
+/// How long no record must come for a backlog to be taken up.
+const BACKLOG_PATIENCE: Duration = Duration::from_millis(100);
 
 /// How long the broker may take to go on with the partition at hand while the pipeline is busy.
 const TURN_PATIENCE: Duration = Duration::from_millis(20);
@@ -111,6 +111,8 @@ pub(crate) struct Poller {
     bounds: IngestConfig,
     batcher: Batcher,
     batch_since: Option<Instant>,
+    /// When a record was taken last.
+    took_at: Instant,
     /// When the last batch was handed over; none was yet.
     handed_over: Option<Instant>,
     untold: HashMap<TopicPartition, HeadMark>,
@@ -187,6 +189,7 @@ impl Poller {
             bounds: bounds.clone(),
             batcher,
             batch_since: None,
+            took_at: Instant::now(),
             handed_over: None,
             untold: HashMap::new(),
             reassigned_as_of: None,
@@ -271,12 +274,22 @@ impl Poller {
             Duration::ZERO
         };
         let mut left = count;
-        while left > 0 && !self.batcher.is_full() {
+        let is_empty = self.take_turns(&mut left, &mut patience);
+        if left < count {
+            self.took_at = Instant::now();
+        }
+        is_empty
+    }
+
+    /// Takes what is left to take, by turns; says whether the queues are empty.
+    fn take_turns(&mut self, left: &mut usize, patience: &mut Duration) -> bool {
+        while *left > 0 && !self.batcher.is_full() {
             let Some(mut turn) = self.queues.turn() else {
                 return true;
             };
-            match take_run(&mut self.batcher, &mut turn, &mut left, &mut patience) {
-                RunEnd::More if turn.is_over(self.batcher.share(TURNS)) => self.queues.end_turn(),
+            match take_run(&mut self.batcher, &mut turn, left, patience) {
+                // A part of many events has fewer postings than several of few.
+                RunEnd::More if turn.is_over(self.batcher.events_max()) => self.queues.end_turn(),
                 RunEnd::More => {}
                 RunEnd::Empty => self.queues.pass(),
                 RunEnd::NotOurs => {
@@ -345,7 +358,7 @@ impl Poller {
         }
         let since = *self.batch_since.get_or_insert_with(Instant::now);
         let is_full = self.batcher.is_full();
-        let age = if self.queues.has_backlog() {
+        let age = if self.has_backlog() {
             self.bounds.batch_age().max(BACKLOG_AGE)
         } else {
             self.bounds.batch_age()
@@ -372,6 +385,13 @@ impl Poller {
                 }
             }
         }
+    }
+
+    /// Says whether the batch takes up a backlog of which more is to come. Where a partition is read faster
+    /// than the broker sends it, its queue is empty between two answers: then the records' age tells.
+    fn has_backlog(&self) -> bool {
+        self.queues.has_backlog()
+            || (self.batcher.is_behind() && self.took_at.elapsed() < BACKLOG_PATIENCE)
     }
 
     /// Says whether no batch was handed over for as long as one may wait: then what came has company
