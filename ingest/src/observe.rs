@@ -66,6 +66,12 @@ pub(crate) fn commit_failed(error: &StoreError) {
         "a batch was not committed; it is folded again");
 }
 
+/// Tells that another process counted an event of the batch first.
+pub(crate) fn overtaken() {
+    counter!("tollbook_ingest_overtaken_total").increment(1);
+    tracing::info!("another process counted an event of the batch first; it is folded again");
+}
+
 /// Tells that the answer to COMMIT was lost.
 pub(crate) fn commit_unknown(error: &StoreError) {
     counter!("tollbook_ingest_commit_unknown_total").increment(1);

@@ -267,6 +267,10 @@ impl Pipeline {
                 self.lose(slices, &fenced, &rewound);
                 Ok(Try::Again)
             }
+            Err(CommitError::Overtaken) => {
+                observe::overtaken();
+                Ok(Try::Again)
+            }
             Err(CommitError::InForceChanged) => match self.reload().await {
                 Ok(()) => Ok(Try::Again),
                 Err(PipelineError::Store(error)) => Ok(Try::After(error)),

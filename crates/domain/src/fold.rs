@@ -214,6 +214,14 @@ pub struct SeenId {
     accepted: u32,
 }
 
+impl SeenId {
+    /// Returns the index of the part that takes it, within the batch.
+    #[must_use]
+    pub fn part_index(&self) -> usize {
+        usize::try_from(self.part_index).unwrap_or(usize::MAX)
+    }
+}
+
 /// Events whose producers gave an id twice, with another payload the second time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Conflicts {
@@ -323,7 +331,7 @@ impl BatchFold {
     }
 
     fn part_holding(&self, id: &SeenId) -> Option<&PartFold> {
-        self.parts.get(usize::try_from(id.part_index).ok()?)
+        self.parts.get(id.part_index())
     }
 
     /// Returns what an event says whose producer owns its id; `None` of a log line.

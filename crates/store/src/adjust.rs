@@ -2,7 +2,8 @@
 //!
 //! Invariant: a part is written only where the chain and what is in force are as they were when the
 //! correction was worked out; so two that were worked out side by side never both count. Locks as a
-//! batch takes them: the position, what is in force, ids, series, rate sets, batch and part.
+//! batch takes them: the position, what is in force, producers' ids, series, rate sets, batch and part,
+//! accounts, the count of log lines' ids.
 //! Deliberately absent: working corrections out, and trying again.
 
 mod accounts;
@@ -26,6 +27,7 @@ use domain::time::UnixMs;
 use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
+use crate::batch::ids::{Recorded, record};
 use crate::batch::rows::{insert_rate_sets, insert_series, is_in_force};
 use crate::batch::{CommitError, commit_error};
 use crate::connect::Database;
@@ -297,6 +299,9 @@ pub async fn adjust(db: &Database, write: AdjustmentWrite<'_>) -> Result<Adjuste
         &content,
     )
     .await?;
+    if let Recorded::Overtaken = record(&mut tx, &content.ids).await? {
+        return Err(AdjustError::Moved);
+    }
     fault::point("adjust::before_commit");
     tx.commit().await.map_err(uncommitted)?;
     fault::point("adjust::after_commit");
@@ -312,7 +317,9 @@ fn uncommitted(error: sqlx::Error) -> AdjustError {
     match commit_error(error) {
         CommitError::Unknown(error) => AdjustError::Unknown(error),
         CommitError::Failed(error) => AdjustError::Failed(error),
-        CommitError::Lost { .. } | CommitError::InForceChanged => AdjustError::Moved,
+        CommitError::Lost { .. } | CommitError::InForceChanged | CommitError::Overtaken => {
+            AdjustError::Moved
+        }
     }
 }
 

@@ -6,15 +6,17 @@
 
 mod adjustments;
 mod contents;
+mod ids;
 mod parts;
 mod rollups;
 mod rows;
 
 pub use adjustments::{AdjustmentOrphans, StoredAdjustment, adjustment_orphans, adjustments};
 pub use contents::{
-    StoredRateSet, StoredSeries, StoredText, committed_at, price_book, rate_sets_after, seen,
+    StoredRateSet, StoredSeries, StoredText, committed_at, price_book, rate_sets_after,
     series_after, source_config,
 };
+pub use ids::{HeldOnce, held_once, seen};
 pub use parts::{Chain, ChainPosition, Pages, StoredPart, chains, parts};
 pub use rollups::{RollupDifference, RollupGrain, amount_difference, rollup_differences};
 pub use rows::{Orphans, StoredRows, orphans, rows};

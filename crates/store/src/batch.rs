@@ -2,15 +2,15 @@
 //!
 //! Invariant: positions, ids, postings, rejections, duplicates, accounts and the hash chain move
 //! together, and only while the process owns every chain of the batch. Locks are taken in one order
-//! everywhere: positions, what is in force, ids, series, rate sets, batch and parts, accounts. Deliberately absent:
-//! retrying; a transaction that failed is folded again by the caller.
+//! everywhere: positions, what is in force, producers' ids, series, rate sets, batch and parts, accounts, the
+//! count of log lines' ids. Deliberately absent: retrying; a transaction that failed is folded again by the
+//! caller.
 
 pub(crate) mod ids;
 mod position;
-mod recent;
 pub(crate) mod rows;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use domain::fold::{BatchFold, Conflicts};
@@ -30,9 +30,9 @@ use crate::error::{StoreError, sqlstate};
 use crate::fault;
 use crate::in_force::Versions;
 use crate::partitions;
-use ids::Suspects;
+use crate::source::SourceId;
+use ids::{Care, HeldIds, NewIds, Recorded, Taken};
 use position::Judged;
-use recent::RecentIds;
 
 /// How long a batch may take in all; above the server's `statement_timeout` of 60 s, so that it ends
 /// only what a silent network holds up.
@@ -41,8 +41,8 @@ const COMMIT_TIMEOUT: Duration = Duration::from_secs(75);
 /// Series and rate sets that a writer remembers as stored; about 50 bytes each.
 const KNOWN_MAX: usize = 1_000_000;
 
-/// After a batch with a repeat that was not remembered, so many batches look all of their ids up
-/// first, since a `COPY` that meets a repeat is thrown away.
+/// After a batch with repeats of ids that producers own, so many batches take them row by row, since a
+/// `COPY` that meets a repeat is thrown away.
 const CAREFUL_BATCHES: u32 = 16;
 
 /// One partition's share of a batch, besides its rows.
@@ -106,6 +106,10 @@ pub enum CommitError {
     /// Prices, sources or policies changed; nothing was written. Load them and fold again.
     #[error("prices, sources or policies changed while the batch was folded")]
     InForceChanged,
+    /// Another process took an id of the batch meanwhile; nothing was written. Fold again: then the
+    /// event is known to be a duplicate.
+    #[error("another process counted an event of the batch first")]
+    Overtaken,
     /// The answer to COMMIT was lost: ask [`Writer::resolve`] before anything else.
     #[error("whether the batch was committed is not known")]
     Unknown(#[source] StoreError),
@@ -176,8 +180,12 @@ struct Memory {
     series: HashSet<SeriesId>,
     rate_sets: HashSet<RateSetId>,
     partitions: partitions::Known,
+    /// Which parts' chains are of which source.
+    sources: HashMap<ChainId, SourceId>,
+    /// Ids of log lines that were taken.
+    held: HeldIds,
+    /// How many batches more take producers' ids with care.
     careful_batches: u32,
-    recent: RecentIds,
 }
 
 impl Writer {
@@ -231,7 +239,14 @@ impl Writer {
             })
         });
         match &outcome {
-            Ok(_) | Err(CommitError::Lost { .. } | CommitError::InForceChanged) => {
+            // Of a database that went back nothing is known.
+            Err(CommitError::Lost { rewound, .. }) if !rewound.is_empty() => {
+                self.connection = Some(connection);
+            }
+            Ok(_)
+            | Err(
+                CommitError::Lost { .. } | CommitError::InForceChanged | CommitError::Overtaken,
+            ) => {
                 self.connection = Some(connection);
                 self.memory = Some(memory);
             }
@@ -343,7 +358,7 @@ async fn write(
         roll_back(tx).await?;
         return Err(CommitError::InForceChanged);
     }
-    let conflicts = take_ids(&mut tx, memory, &mut fold).await?;
+    let (new_ids, conflicts) = take_ids(&mut tx, memory, &mut fold).await?;
     fault::point("batch::after_ids");
 
     let closed = fold.close();
@@ -361,10 +376,16 @@ async fn write(
     rows::write_accounts(&mut tx, &closed, &parts).await?;
     fault::point("batch::after_postings");
 
+    let Recorded::Taken(numbers) = ids::record(&mut tx, &new_ids).await? else {
+        roll_back(tx).await?;
+        return Err(CommitError::Overtaken);
+    };
     fault::point("batch::before_commit");
     *is_committing = true;
     tx.commit().await.map_err(commit_error)?;
     fault::point("batch::after_commit");
+    new_ids.hold(&mut memory.held, &numbers);
+    memory.held.end_batch();
     remember(&mut memory.series, new_series);
     remember(&mut memory.rate_sets, new_rate_sets);
     Ok(Committed {
@@ -379,24 +400,58 @@ async fn take_ids(
     tx: &mut PgConnection,
     memory: &mut Memory,
     fold: &mut BatchFold,
-) -> Result<Conflicts, StoreError> {
-    // Remembered also by a careful batch.
-    let remembered = Suspects::remembered(fold, &mut memory.recent);
-    let suspects = if memory.careful_batches > 0 {
-        Suspects::All
+) -> Result<(NewIds, Conflicts), StoreError> {
+    let sources = sources_of(tx, &mut memory.sources, fold).await?;
+    let care = if memory.careful_batches > 0 {
+        Care::SomeRepeat
     } else {
-        remembered
+        Care::AllNew
     };
-    let taken = ids::take(tx, fold, suspects).await?;
-    memory.careful_batches = if taken.was_surprised {
+    let Taken {
+        seen,
+        conflicts,
+        was_surprised,
+        new,
+    } = ids::take(tx, fold, &sources, &mut memory.held, care).await?;
+    memory.careful_batches = if was_surprised {
         CAREFUL_BATCHES
     } else {
         memory.careful_batches.saturating_sub(1)
     };
-    if !taken.seen.is_empty() {
-        fold.withdraw_seen(&taken.seen);
+    if !seen.is_empty() {
+        fold.withdraw_seen(&seen);
     }
-    Ok(taken.conflicts)
+    Ok((new, conflicts))
+}
+
+/// Returns the source of each part's chain, in the batch's order.
+async fn sources_of(
+    tx: &mut PgConnection,
+    known: &mut HashMap<ChainId, SourceId>,
+    fold: &BatchFold,
+) -> Result<Vec<SourceId>, StoreError> {
+    let chains = fold.parts().iter().map(|part| part.part().chain);
+    let chains: Vec<ChainId> = chains.collect();
+    let new = chains.iter().filter(|chain| !known.contains_key(chain));
+    let new: Vec<i32> = new.map(|chain| chain.0).collect();
+    if !new.is_empty() {
+        let rows = sqlx::query!(
+            r#"/* sources_of */
+            select id, source as "source!" from chain where id = any($1) and source is not null"#,
+            &new
+        )
+        .fetch_all(tx)
+        .await?;
+        known.extend(
+            rows.iter()
+                .map(|row| (ChainId(row.id), SourceId(row.source))),
+        );
+    }
+    let of_chain = |chain: &ChainId| {
+        let source = known.get(chain).copied();
+        source.ok_or_else(|| StoreError::corrupt_chain(*chain, "it has no source"))
+    };
+    chains.iter().map(of_chain).collect()
 }
 
 async fn roll_back(tx: sqlx::Transaction<'_, sqlx::Postgres>) -> Result<(), StoreError> {

@@ -46,7 +46,7 @@ pub struct RoleFound {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct IdsHeld {
     /// How many, as far as Postgres's statistics know.
-    pub rows: u64,
+    pub ids: u64,
     /// What they take on disk with their index, in bytes.
     pub bytes: u64,
     /// Events accepted in the last 24 hours.
@@ -124,17 +124,19 @@ pub async fn ids_held(db: &Database) -> Result<IdsHeld, StoreError> {
     let row = sqlx::query!(
         r#"/* checkup_ids */
         select coalesce(sum(pg_total_relation_size(i.inhrelid)), 0)::bigint as "bytes!",
-            coalesce(sum(greatest(c.reltuples, 0)), 0)::bigint as "rows!",
+            coalesce(sum(greatest(c.reltuples, 0) * coalesce(s.avg_width, 0) / 16), 0)::bigint as "ids!",
             (select coalesce(sum(p.accepted), 0)::bigint from part p join batch b on b.id = p.batch
                 where b.committed_at > clock_timestamp() - interval '1 day') as "accepted!"
         from pg_inherits i join pg_class c on c.oid = i.inhrelid
+        left join pg_stats s on s.schemaname = c.relnamespace::regnamespace::text
+            and s.tablename = c.relname and s.attname = 'ids'
         where i.inhparent = 'event_seen'::regclass"#
     )
     .fetch_one(db.pool())
     .await?;
     let count = |number: i64| u64::try_from(number).unwrap_or(0);
     Ok(IdsHeld {
-        rows: count(row.rows),
+        ids: count(row.ids),
         bytes: count(row.bytes),
         accepted_last_day: count(row.accepted),
     })

@@ -7,12 +7,10 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use chrono::{DateTime, Datelike, Days, Months, NaiveDate, Utc};
-use domain::event::Identity;
 use domain::fold::{BatchFold, SeenId};
 use domain::time::{DAY_MS, Quarter, UnixMs};
 use sqlx::PgConnection;
 use tokio::time::Instant;
-use uuid::Uuid;
 
 use crate::connect::Database;
 use crate::error::StoreError;
@@ -134,19 +132,11 @@ fn is_made(made: Result<(), StoreError>) -> Result<bool, StoreError> {
 }
 
 async fn ensure_day(connection: &mut PgConnection, day: NaiveDate) -> Result<(), StoreError> {
-    let Some((first, after)) = identities_of(day) else {
-        return Ok(());
-    };
     let mut tx = sqlx::Connection::begin(connection).await?;
     sqlx::raw_sql(LOCK_TIMEOUT).execute(&mut *tx).await?;
-    sqlx::query!(
-        "/* ensure_day */ select ensure_event_seen_day($1, $2, $3)",
-        day,
-        first,
-        after
-    )
-    .execute(&mut *tx)
-    .await?;
+    sqlx::query!("/* ensure_day */ select ensure_event_seen_day($1)", day)
+        .execute(&mut *tx)
+        .await?;
     tx.commit().await?;
     Ok(())
 }
@@ -166,14 +156,6 @@ async fn ensure_month(connection: &mut PgConnection, month: NaiveDate) -> Result
 
 fn midnight(date: NaiveDate) -> DateTime<Utc> {
     date.and_time(chrono::NaiveTime::MIN).and_utc()
-}
-
-/// Returns the first identity of a day of UTC and the first after it.
-fn identities_of(day: NaiveDate) -> Option<(Uuid, Uuid)> {
-    let start = UnixMs::from_utc(midnight(day))?;
-    let end = UnixMs::new(start.get() + DAY_MS)?;
-    let uuid = |instant| Uuid::from_u128(Identity::first_at(instant).to_bits());
-    Some((uuid(start), uuid(end)))
 }
 
 /// How many ids that producers own are deleted at a time, so that no transaction is long.

@@ -60,16 +60,16 @@ begin
             price_book, price_layer, price_book_layer, source_config, applied_at_start, source, chain,
             source_position, ingest_gap,
             batch, part, series, rate_set, posting, rejected_event, duplicate, event_seen,
-            event_seen_by_id, rollup_mark, rollup_quarter, rollup_day, rolled_day, adjustment,
+            event_seen_count, event_seen_by_id, rollup_mark, rollup_quarter, rollup_day, rolled_day, adjustment,
             adjustment_bound,
             rejection_resolved, policy_set, policy_limit, account, account_change, balance_mark
             to tollbook_ingest;
         grant update on
-            in_force, source, source_position, ingest_gap, rollup_mark, rollup_quarter, rollup_day,
-            account, balance_mark
+            in_force, source, source_position, ingest_gap, event_seen_count, rollup_mark,
+            rollup_quarter, rollup_day, account, balance_mark
             to tollbook_ingest;
         grant execute on function
-            ensure_posting_month(timestamptz), ensure_event_seen_day(date, uuid, uuid),
+            ensure_posting_month(timestamptz), ensure_event_seen_day(date),
             drop_event_seen_before(date), drop_event_seen_by_id_before(date, integer),
             delete_old_accounts(integer)
             to tollbook_ingest;

@@ -1,11 +1,11 @@
 //! What the chains share: series and rate sets under the hash of their content, versions, rows that
-//! lead to nothing, and the roll-ups.
+//! lead to nothing, ids that are held, and the roll-ups.
 //!
 //! Invariant: a row that money leads to is what its key says. Deliberately absent: single chains.
 
 use domain::hash::Hash128;
 use domain::ids::Version;
-use store::audit::{self, RollupGrain, StoredText};
+use store::audit::{self, HeldOnce, RollupGrain, StoredText};
 use store::{Database, StoreError};
 
 use super::Versions;
@@ -31,6 +31,7 @@ pub(super) async fn check(
     check_rate_sets(db, findings).await?;
     check_versions(db, versions, findings).await?;
     check_orphans(db, findings).await?;
+    check_ids(db, findings).await?;
     check_rollups(db, findings).await
 }
 
@@ -176,6 +177,31 @@ async fn check_orphans(db: &Database, findings: &mut Findings) -> Result<(), Sto
         if count > 0 {
             findings.differs(format!("{count} {what}"));
         }
+    }
+    Ok(())
+}
+
+/// Ids that producers own are kept apart by an index, those of log lines by the order of commits alone.
+async fn check_ids(db: &Database, findings: &mut Findings) -> Result<(), StoreError> {
+    let HeldOnce {
+        ids,
+        repeated,
+        misplaced,
+    } = audit::held_once(db).await?;
+    if repeated > 0 {
+        findings.differs(format!(
+            "{repeated} ids of log lines were taken by two parts"
+        ));
+    }
+    if misplaced > 0 {
+        findings.differs(format!(
+            "{misplaced} ids of log lines do not lie where repeats look for them"
+        ));
+    }
+    if repeated == 0 && misplaced == 0 && ids > 0 {
+        findings.proved(format!(
+            "{ids} ids of log lines were each taken by one part"
+        ));
     }
     Ok(())
 }

@@ -8,17 +8,21 @@ mod owners;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::thread;
+use std::time::Duration;
 
+use domain::ids::Offset;
 use domain::price::PriceBook;
-use store::batch::ResolvePart;
+use store::audit::HeldOnce;
+use store::batch::{Committed, ResolvePart, Writer};
 use store::{CommitError, Resolved};
 
 use crate::harness::database::RUNTIME;
 use crate::harness::postgres::Postgres;
 use crate::harness::proxy::{Lost, Proxy};
 use crate::harness::runner::Test;
+use crate::harness::wait;
 use crate::test;
-use fixture::{MORNING, Request, World, requests};
+use fixture::{Chain, IDS, MORNING, Request, World, requests};
 
 const DAY: i64 = 24 * 60 * 60 * 1000;
 
@@ -32,6 +36,9 @@ const TESTS: &[Test] = &[
     test!(amounts_arrive_to_the_last_digit),
     test!(an_id_counts_once_within_and_across_batches,),
     test!(two_writers_with_the_same_ids_count_each_once, "D6", "D8"),
+    test!(a_batch_that_is_overtaken_is_folded_again, "D6"),
+    test!(ids_are_packed_into_rows_of_one_part_and_stretch),
+    test!(ids_of_before_they_were_packed_are_kept),
     test!(a_lost_answer_to_commit_is_read_back),
     test!(a_broken_connection_writes_nothing_and_is_replaced),
     test!(rows_find_their_partitions, "D9"),
@@ -185,7 +192,6 @@ fn an_id_counts_once_within_and_across_batches() {
         (1, 1),
         "repeated in another part"
     );
-    // By COPY and back, then row by row, since a repeat was just met.
     for round in 0..3 {
         let again = [requests(0, 4), requests(10 + round, 1)].concat();
         let counts = world
@@ -200,15 +206,15 @@ fn an_id_counts_once_within_and_across_batches() {
     }
     assert_eq!(world.requests(), 7, "each id once");
     assert_eq!(
-        world.sql.number("select count(*) from event_seen"),
+        world.sql.number(&format!("select count(*) from {IDS}")),
         7,
         "each id taken"
     );
-    let astray = world.sql.number(
+    let astray = world.sql.number(&format!(
         "select count(*) from duplicate d where not exists (
-             select from event_seen e where e.identity = d.identity
-                 and e.chain = d.first_chain and e.part = d.first_part)",
-    );
+             select from {IDS} where seen.identity = d.identity
+                 and seen.chain = d.first_chain and seen.part = d.first_part)"
+    ));
     assert_eq!(astray, 0, "each duplicate names the part that counted it");
     let counted = world.sql.number("select sum(duplicates)::bigint from part");
     assert_eq!(
@@ -236,7 +242,14 @@ fn two_writers_with_the_same_ids_count_each_once() {
                     if partition == 1 {
                         sent.reverse();
                     }
-                    let committed = world.commit(&mut writer.0, &mut [(&mut chain, &sent)]);
+                    // Whoever is overtaken folds again: as often as the others commit, at most.
+                    let committed = (0..=2 * BATCHES).find_map(|_| {
+                        let parts = &mut [(&mut chain, &sent[..])];
+                        match world.commit(&mut writer.0, parts) {
+                            Err(CommitError::Overtaken) => None,
+                            outcome => Some(outcome.unwrap()),
+                        }
+                    });
                     let counts = committed.unwrap().counts[0];
                     let count = i64::try_from(counts.accepted).unwrap();
                     accepted.fetch_add(count, Ordering::SeqCst);
@@ -247,11 +260,192 @@ fn two_writers_with_the_same_ids_count_each_once() {
     let ids = i64::try_from(BATCHES * SIZE + 2 * (SIZE / 3)).unwrap();
     assert_eq!(accepted.load(Ordering::SeqCst), ids, "accepted by all");
     assert_eq!(world.requests(), ids, "posted");
-    assert_eq!(
-        world.sql.number("select count(*) from event_seen"),
-        ids,
-        "taken"
+    let taken = format!("select count(distinct identity) || '/' || count(*) from {IDS}");
+    assert_eq!(world.sql.value(&taken), format!("{ids}/{ids}"), "taken");
+    let held = RUNTIME.block_on(store::audit::held_once(&world.ingest));
+    let expected = HeldOnce {
+        ids: ids.unsigned_abs(),
+        repeated: 0,
+        misplaced: 0,
+    };
+    assert_eq!(held.unwrap(), expected, "as `verify` sees it");
+}
+
+/// Another process takes ids between the writer's look and its commit.
+fn a_batch_that_is_overtaken_is_folded_again() {
+    let world = World::new();
+    let mut writer = world.writer();
+    let mut chain = world.claim(0, &writer);
+    world
+        .commit(&mut writer.0, &mut [(&mut chain, &requests(0, 2))])
+        .unwrap();
+
+    let sent = requests(10, 3);
+    let outcome = while_another_takes(&world, &mut writer.0, (&chain, &sent), &Request::of("900"));
+    let committed = outcome.expect("none of its ids was taken meanwhile");
+    chain.follow(&committed, 0, Offset(chain.position() + 3));
+
+    let sent = requests(20, 3);
+    let outcome = while_another_takes(&world, &mut writer.0, (&chain, &sent), &Request::of("21"));
+    let outcome = outcome.map(|committed| committed.counts);
+    assert!(
+        matches!(outcome, Err(CommitError::Overtaken)),
+        "one of its ids was taken meanwhile: {outcome:?}"
     );
+    assert_eq!(world.requests(), 5, "nothing of it was written");
+    let parts = &mut [(&mut chain, &sent[..])];
+    let counts = world.commit(&mut writer.0, parts).unwrap().counts[0];
+    assert_eq!((counts.accepted, counts.duplicates), (2, 1), "folded again");
+
+    // What was taken in between is known, too.
+    let parts = &mut [(&mut chain, &[Request::of("900"), Request::of("11")][..])];
+    let counts = world.commit(&mut writer.0, parts).unwrap().counts[0];
+    assert_eq!((counts.accepted, counts.duplicates), (0, 2), "both repeats");
+}
+
+/// Commits a batch while a transaction that takes an id is open; that one commits once the batch waits.
+fn while_another_takes(
+    world: &World,
+    writer: &mut Writer,
+    (chain, sent): (&Chain, &[Request]),
+    other: &Request,
+) -> Result<Committed, CommitError> {
+    let taken = world
+        .batch(&[(chain, std::slice::from_ref(other))])
+        .fold
+        .ids()[0]
+        .identity;
+    let mut session = world.sql.session();
+    session.run(&format!(
+        "begin; update event_seen_count set number = number + 1;
+         insert into event_seen (stretch, number, source, chain, part, ids)
+         select stretch, (select number from event_seen_count), source, chain, part,
+             decode('{:032x}', 'hex')
+         from event_seen limit 1",
+        taken.to_bits()
+    ));
+    let batch = world.batch(&[(chain, sent)]);
+    thread::scope(|scope| {
+        let writing = scope.spawn(|| RUNTIME.block_on(writer.commit(batch)));
+        wait::until_true("the batch waits", Duration::from_secs(10), || {
+            world.sql.number(
+                "select count(*) from pg_stat_activity where datname = current_database()
+                     and wait_event_type = 'Lock' and query like '/* count_ids */%'",
+            ) == 1
+        });
+        session.run("commit");
+        writing.join().unwrap()
+    })
+}
+
+fn ids_are_packed_into_rows_of_one_part_and_stretch() {
+    let world = World::new();
+    let mut writer = world.writer();
+    let (mut one, mut two) = (world.claim(0, &writer), world.claim(1, &writer));
+    let at = |request: Request, ms| request.at(MORNING + ms);
+    let of_one: Vec<Request> = requests(0, 600)
+        .into_iter()
+        .map(|request| at(request, 999))
+        .chain(
+            requests(600, 1)
+                .into_iter()
+                .map(|request| at(request, 1_000)),
+        )
+        .collect();
+    let of_two = requests(700, 10);
+    let parts = &mut [(&mut one, &of_one[..]), (&mut two, &of_two[..])];
+    world.commit(&mut writer.0, parts).unwrap();
+    let rows = world.sql.rows(
+        "select concat_ws(' ', partition, to_char(stretch at time zone 'UTC', 'HH24:MI:SS'),
+             length(ids) / 16)
+         from event_seen join chain on chain.id = event_seen.chain
+         order by stretch, partition, length(ids)",
+    );
+    let rows: Vec<String> = rows.into_iter().flatten().flatten().collect();
+    let expected = [
+        "0 10:00:00 100",
+        "0 10:00:00 250",
+        "0 10:00:00 250",
+        "1 10:00:00 10",
+        "0 10:00:01 1",
+    ];
+    assert_eq!(rows, expected, "at most 250 to a row");
+    // Another process, which holds none of them yet, finds each.
+    let mut other = world.writer();
+    let mut third = world.claim(2, &other);
+    let again = [&of_one[..], &of_two[..], &requests(800, 1)[..]].concat();
+    let counts = world
+        .commit(&mut other.0, &mut [(&mut third, &again)])
+        .unwrap()
+        .counts[0];
+    assert_eq!(
+        (counts.accepted, counts.duplicates),
+        (1, 611),
+        "known again"
+    );
+}
+
+/// A ledger of before migration 0009, with ids of two sources, one of them taken by a retry.
+fn ids_of_before_they_were_packed_are_kept() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../migrations");
+    let mut files: Vec<_> = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "sql"))
+        .collect();
+    files.sort();
+    let sql = Postgres::shared().empty_database("packed");
+    let migrate = |number: usize| {
+        let text = std::fs::read_to_string(&files[number - 1]).unwrap();
+        sql.run(&format!("begin; {text}; commit"));
+    };
+    (1..=8).for_each(migrate);
+    sql.run(
+        "insert into source (name, topic) values ('a', 'a'), ('b', 'b');
+         insert into chain (kind, source, topic, partition, incarnation)
+         values ('log', 1, 'a', 0, 1), ('log', 2, 'b', 0, 1), ('adjustment', null, '', 0, 1);
+         set session_replication_role = replica;
+         insert into rejection_resolved values (2, 5, 0, 3, 1, 0, 1, 0, 0);
+         create function id(ms bigint, hash bigint) returns uuid language sql as
+         'select (lpad(to_hex(ms), 12, ''0'') || lpad(to_hex(hash), 20, ''0''))::uuid';
+         insert into event_seen (part, identity, chain)
+         select 1, id(1803895200000 + n % 1000, n), 1 from generate_series(1, 600) as n
+         union all select 2, id(1803895201000, 1), 1
+         union all select 7, id(1803981600500, 2), 2
+         union all select 1, id(1803981600500, 3), 3;
+         create table former as select chain, part, identity from event_seen",
+    );
+    migrate(9);
+    let rows = sql.rows(
+        "select concat_ws(' ', tableoid::regclass, to_char(stretch at time zone 'UTC', 'HH24:MI:SS'),
+             source, chain, part, number, length(ids) / 16)
+         from event_seen order by stretch, chain, length(ids)",
+    );
+    let rows: Vec<String> = rows.into_iter().flatten().flatten().collect();
+    let expected = [
+        "event_seen_20270301 10:00:00 1 1 1 0 100",
+        "event_seen_20270301 10:00:00 1 1 1 0 250",
+        "event_seen_20270301 10:00:00 1 1 1 0 250",
+        "event_seen_20270301 10:00:01 1 1 2 0 1",
+        "event_seen_20270302 10:00:00 2 2 7 0 1",
+        "event_seen_20270302 10:00:00 2 3 1 0 1",
+    ];
+    assert_eq!(
+        rows, expected,
+        "packed, the retry's of the source that it corrected"
+    );
+    let lost = sql.number(&format!(
+        "select count(*) from (
+             (table former except select chain, part, identity from {IDS})
+             union all (select chain, part, identity from {IDS} except table former)
+         ) as differing"
+    ));
+    assert_eq!(lost, 0, "each with its part");
+    let disordered = sql.number(&format!(
+        "select count(*) from (select identity < lag(identity) over (partition by row order by place)
+             as is_disordered from {IDS}) as pairs where is_disordered"
+    ));
+    assert_eq!(disordered, 0, "ascending");
 }
 
 fn a_lost_answer_to_commit_is_read_back() {

@@ -82,6 +82,17 @@ const TAMPERINGS: &[Tampering] = &[
         named: &["rejected", "rejection"],
     },
     Tampering {
+        what: "ids taken twice",
+        sql: "insert into event_seen select * from event_seen limit 1",
+        named: &["taken by two parts"],
+    },
+    Tampering {
+        what: "ids moved to another stretch of time",
+        sql: "update event_seen set stretch = stretch + interval '1 second' where \
+              (stretch, chain, part) = (select stretch, chain, part from event_seen limit 1)",
+        named: &["where repeats look for them"],
+    },
+    Tampering {
         what: "the last batch deleted, and the positions put back",
         sql: LAST_BATCH,
         named: &["part", "head"],

@@ -11,7 +11,7 @@ use domain::time::UnixMs;
 use sqlx::PgConnection;
 
 use super::{AdjustError, Correction, Reprice, Retried, Retry, Standing};
-use crate::batch::ids::{self, Suspects};
+use crate::batch::ids::{self, Care, HeldIds, NewIds};
 use crate::connect::Database;
 use crate::error::StoreError;
 use crate::source::SourceId;
@@ -25,6 +25,8 @@ pub(super) struct Content {
     pub(super) postings: Vec<SignedPosting>,
     /// Duplicates, series and rate sets; of re-pricings only the rate sets.
     pub(super) closed: ClosedBatch,
+    /// The ids that a retry takes.
+    pub(super) ids: NewIds,
 }
 
 /// Works out the rows, under the locks that the transaction holds.
@@ -66,6 +68,7 @@ fn dropped_content(standing: &Standing, dropped: &[(ChainId, Place)]) -> Content
         bounds: Vec::new(),
         postings: Vec::new(),
         closed: empty_batch(standing.next_part()),
+        ids: NewIds::default(),
     }
 }
 
@@ -84,6 +87,7 @@ fn repriced(standing: &Standing, reprice: Reprice) -> Content {
         bounds: reprice.bounds,
         postings,
         closed,
+        ids: NewIds::default(),
     }
 }
 
@@ -115,7 +119,9 @@ async fn retried(tx: &mut PgConnection, retry: Retry<'_>) -> Result<Content, Adj
     if retried.resolutions.is_empty() {
         return Err(AdjustError::Moved);
     }
-    let taken = ids::take(tx, &retried.fold, Suspects::All).await?;
+    let mut held = HeldIds::default();
+    let of_parts = vec![retry.source; retried.fold.parts().len()];
+    let taken = ids::take(tx, &retried.fold, &of_parts, &mut held, Care::SomeRepeat).await?;
     if !taken.seen.is_empty() {
         retried.fold.withdraw_seen(&taken.seen);
     }
@@ -144,6 +150,7 @@ async fn retried(tx: &mut PgConnection, retry: Retry<'_>) -> Result<Content, Adj
         bounds: Vec::new(),
         postings,
         closed,
+        ids: taken.new,
     })
 }
 

@@ -1,5 +1,5 @@
-//! What is keyed by its content: series, rate sets, price books, source configurations; and who took
-//! an identity.
+//! What is keyed by its content: series, rate sets, price books, source configurations; and when parts
+//! were committed.
 //!
 //! Invariant: contents come with the key they are stored under, which the caller compares with the
 //! hash of the content.
@@ -7,7 +7,6 @@
 use std::collections::HashMap;
 use std::str::FromStr;
 
-use domain::event::Identity;
 use domain::hash::Hash128;
 use domain::ids::{ChainId, PartNumber, PartRef, Version};
 use domain::meter::{METERS, Meter, PerMeter};
@@ -212,43 +211,6 @@ pub async fn source_config(
         content: row.content,
         content_hash: Hash128::from_bytes(row.content_hash.into_bytes()),
     }))
-}
-
-/// Returns which parts took these identities, ascending; those that nobody took, or whose days were
-/// dropped, are absent.
-///
-/// # Errors
-///
-/// A [`StoreError`]; retry as its kind says.
-pub async fn seen(
-    db: &Database,
-    identities: &[Identity],
-) -> Result<Vec<(Identity, PartRef)>, StoreError> {
-    let keys: Vec<Uuid> = identities
-        .iter()
-        .map(|identity| Uuid::from_u128(identity.to_bits()))
-        .collect();
-    let rows = sqlx::query!(
-        r#"-- seen
-        select e.identity as "identity!", e.chain as "chain!", e.part as "part!"
-        from unnest($1::uuid[]) as wanted (identity)
-        join (
-            select identity, chain, part from event_seen
-            union all select identity, chain, part from event_seen_by_id
-        ) e on e.identity = wanted.identity
-        order by e.identity"#,
-        &keys
-    )
-    .fetch_all(db.pool())
-    .await?;
-    let taken = rows.into_iter().map(|row| {
-        let part = PartRef {
-            chain: ChainId(row.chain),
-            number: PartNumber(row.part),
-        };
-        (Identity::from_bits(row.identity.as_u128()), part)
-    });
-    Ok(taken.collect())
 }
 
 /// Returns when these parts were committed; those that are missing are absent.

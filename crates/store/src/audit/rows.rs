@@ -321,7 +321,7 @@ pub async fn orphans(db: &Database) -> Result<Orphans, StoreError> {
                 select from part where chain = e.chain and number = e.part)) as "rejected!",
             (select count(*) from duplicate d where not exists (
                 select from part where chain = d.chain and number = d.part)) as "duplicates!",
-            (select count(*) from event_seen e where not exists (
+            (select coalesce(sum(length(ids) / 16), 0) from event_seen e where not exists (
                 select from part where chain = e.chain and number = e.part))
             + (select count(*) from event_seen_by_id e where not exists (
                 select from part where chain = e.chain and number = e.part)) as "ids!""#

@@ -102,6 +102,12 @@ impl Request {
     }
 }
 
+/// The ids of log lines that were taken, one a row, for a `from` clause.
+pub(super) const IDS: &str =
+    "(select chain, part, (event_seen.tableoid, event_seen.ctid) as row, place,
+    encode(substr(ids, 16 * place + 1, 16), 'hex')::uuid as identity
+    from event_seen, generate_series(0, length(ids) / 16 - 1) as place) as seen";
+
 /// A claimed chain and where its owner knows it to stand.
 #[derive(Debug, Clone)]
 pub(super) struct Chain {

@@ -140,6 +140,7 @@ fn each_role_may_do_its_work_and_no_more() {
     let updates: BTreeSet<String> = set(&[
         "account",
         "balance_mark",
+        "event_seen_count",
         "in_force",
         "ingest_gap",
         "rollup_day",

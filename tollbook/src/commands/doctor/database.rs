@@ -141,7 +141,7 @@ fn describe_ids(held: IdsHeld) -> String {
         .saturating_mul(BYTES_PER_ID);
     format!(
         "about {} ids take {}; at the last day's {} events, {ID_DAYS} days of them take {}",
-        held.rows,
+        held.ids,
         megabytes(held.bytes),
         held.accepted_last_day,
         megabytes(expected)

@@ -10,7 +10,7 @@ use domain::ids::{ChainId, PartNumber, PartRef};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::{Taken, uuid_of_identity};
+use super::{Care, Taken, uuid_of_identity};
 use crate::copy::{CopyError, copy_each};
 use crate::error::StoreError;
 
@@ -19,13 +19,13 @@ pub(super) async fn take(
     tx: &mut PgConnection,
     fold: &BatchFold,
     ids: &[SeenId],
-    is_careful: bool,
+    care: Care,
     taken: &mut Taken,
 ) -> Result<(), StoreError> {
     if ids.is_empty() {
         return Ok(());
     }
-    if is_careful {
+    if care == Care::SomeRepeat {
         return insert(tx, fold, ids, taken).await;
     }
     sqlx::raw_sql("savepoint producer_ids")
