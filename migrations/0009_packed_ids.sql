@@ -7,7 +7,7 @@
 -- takings are numbered in the order of their commits.
 create table event_seen_count (
     source integer primary key references source,
-    number bigint not null constraint event_seen_count_number check (number >= 1)
+    number bigint not null constraint event_seen_count_number check (number >= 0)
 ) with (fillfactor = 50);
 
 lock table event_seen in access exclusive mode;
@@ -72,6 +72,31 @@ begin
         name, starts, ends);
 end $$;
 revoke all on function ensure_event_seen_day(date) from public;
+
+-- As before; and takes ids away that lie in the default partition.
+create or replace function drop_event_seen_before(day date) returns integer
+    language plpgsql security definer set search_path = public, pg_temp as $$
+declare
+    name text;
+    dropped integer := 0;
+    least_floor timestamptz;
+begin
+    if not pg_try_advisory_xact_lock(hashtext('tollbook.partitions')) then
+        return 0;
+    end if;
+    select min(s.floor_at) into least_floor from source s where s.retired_at is null;
+    day := least(day, (least_floor at time zone 'UTC')::date - 1);
+    for name in
+        select c.relname from pg_inherits i join pg_class c on c.oid = i.inhrelid
+        where i.inhparent = 'event_seen'::regclass and c.relname ~ '^event_seen_\d{8}$'
+          and right(c.relname, 8) < to_char(day, 'YYYYMMDD')
+    loop
+        execute format('drop table %I', name);
+        dropped := dropped + 1;
+    end loop;
+    delete from event_seen_other where stretch < day::timestamp at time zone 'UTC';
+    return dropped;
+end $$;
 
 do $$
 declare

@@ -31,8 +31,9 @@ pub(crate) use size::BatchSize;
 /// A batch of so many events may be part of a backlog; one of fewer has them by chance.
 const BACKLOG_EVENTS: u64 = 2_000;
 
-/// A record that was written so long ago, by the broker's clock or its producer's, waits in a backlog, in ms.
-const BACKLOG_LAG_MS: i64 = 2_000;
+/// A record that was written so long ago, by the broker's clock or its producer's, waits in a backlog, in ms: longer
+/// than shippers gather lines, or clocks differ.
+const BACKLOG_LAG_MS: i64 = 5_000;
 
 /// One partition's share of a batch, besides its rows.
 pub(crate) struct Slice {
@@ -89,7 +90,7 @@ struct Open {
     postings: u64,
     read_bytes: usize,
     kept_bytes: usize,
-    /// When the last record was written that was read, in ms since 1970.
+    /// When the last record was written that was read, in ms since 1970; -1 where it does not say.
     newest: i64,
     links: spans::Links,
 }
@@ -130,15 +131,24 @@ impl Batcher {
         size >= self.size.get() || self.batch.kept_bytes >= self.kept_bytes_max
     }
 
-    /// Returns how many events a full batch has; at least one.
-    pub(crate) fn events_max(&self) -> usize {
-        usize::try_from(self.size.get().max(1)).unwrap_or(usize::MAX)
+    /// Returns how many records one of so many equal shares of a full batch has; at least one.
+    pub(crate) fn share(&self, of: u64) -> usize {
+        let share = self.size.get().checked_div(of).unwrap_or(0).max(1);
+        usize::try_from(share).unwrap_or(usize::MAX)
+    }
+
+    /// Returns how many events the batch has so far.
+    pub(crate) const fn events(&self) -> u64 {
+        self.batch.events
     }
 
     /// Says whether the batch takes up what was written long ago, and more than chance brought together.
     pub(crate) fn is_behind(&self) -> bool {
         let Open { events, newest, .. } = self.batch;
-        events >= BACKLOG_EVENTS && now().get().saturating_sub(newest) >= BACKLOG_LAG_MS
+        // Of a record that does not say when it was written nothing is known.
+        newest >= 0
+            && events >= BACKLOG_EVENTS
+            && now().get().saturating_sub(newest) >= BACKLOG_LAG_MS
     }
 
     /// Says whether an assignment has ended whose records are in the batch: it will never be committed.

@@ -97,7 +97,7 @@ pub struct IngestConfig {
     pub http: String,
     /// Allows `http` to be bound to another address than loopback without authentication.
     pub insecure: bool,
-    /// The most events that one batch holds, about, with some 90 bytes of each, and half as many postings of
+    /// The most events that one batch holds, about, with some 130 bytes of each, and half as many postings of
     /// some 400; fewer where Postgres takes longer than five seconds to commit so many. Two or three batches
     /// are in memory at a time.
     pub batch_records_max: u32,

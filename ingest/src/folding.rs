@@ -138,15 +138,15 @@ impl PartTarget<'_> {
                 index,
             };
             // Looked at where it is: an event is large, and each step that hands it on copies it.
-            let rejection = match &decoded {
-                Decoded::Event(event) => self.fold_event(place, record.time, event).err(),
+            let rejection = match decoded {
+                Decoded::Event(ref event) => self.fold_event(place, record.time, event).err(),
                 Decoded::Ignored(_) => {
                     if let Some(part) = self.fold.part_mut(self.part_index) {
                         part.ignore();
                     }
                     None
                 }
-                Decoded::Rejected(rejection) => Some(rejection.clone()),
+                Decoded::Rejected(rejection) => Some(rejection),
             };
             if let (Some(rejection), Some(part)) = (rejection, self.fold.part_mut(self.part_index))
             {

@@ -69,7 +69,7 @@ pub(crate) fn commit_failed(error: &StoreError) {
 /// Tells that another process counted an event of the batch first.
 pub(crate) fn overtaken() {
     counter!("tollbook_ingest_overtaken_total").increment(1);
-    tracing::info!("another process counted an event of the batch first; it is folded again");
+    tracing::warn!("another process counted an event of the batch first; it is folded again");
 }
 
 /// Tells that the answer to COMMIT was lost.

@@ -68,6 +68,9 @@ const RECORDS_PER_LOOK: usize = 256;
 /// first record has waited for longer, and large batches have fewer postings.
 const BACKLOG_AGE: Duration = Duration::from_secs(1);
 
+/// How many turns a full batch has room for: more partitions with a backlog take turns in several batches.
+const TURNS: u64 = 4;
+
 /// How long no record must come for a backlog to be taken up.
 const BACKLOG_PATIENCE: Duration = Duration::from_millis(100);
 
@@ -273,9 +276,9 @@ impl Poller {
         } else {
             Duration::ZERO
         };
-        let mut left = count;
+        let (mut left, events) = (count, self.batcher.events());
         let is_empty = self.take_turns(&mut left, &mut patience);
-        if left < count {
+        if self.batcher.events() > events {
             self.took_at = Instant::now();
         }
         is_empty
@@ -288,8 +291,7 @@ impl Poller {
                 return true;
             };
             match take_run(&mut self.batcher, &mut turn, left, patience) {
-                // A part of many events has fewer postings than several of few.
-                RunEnd::More if turn.is_over(self.batcher.events_max()) => self.queues.end_turn(),
+                RunEnd::More if turn.is_over(self.batcher.share(TURNS)) => self.queues.end_turn(),
                 RunEnd::More => {}
                 RunEnd::Empty => self.queues.pass(),
                 RunEnd::NotOurs => {

@@ -1,8 +1,9 @@
 //! The partitions' own queues: under a backlog they are read by turns.
 //!
 //! A part has a posting per series, so that one part of many events posts a good deal less than many of
-//! few. So the queue at hand is read until it is empty or its turn is over, which is as long as a batch, and
-//! then the one that waited longest.
+//! few. So the queue at hand is read until it is empty or its turn is over, and then the one that waited
+//! longest. A turn is a share of a batch: where few partitions have a backlog each batch holds all of
+//! them, and others' ids of the seconds that it has are few: they need not be read.
 //!
 //! Invariant: a queue that may hold records is at hand or waits for its turn, exactly once. The
 //! consumer's main queue keeps the group's events, and records that came before their partition's

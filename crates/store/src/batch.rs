@@ -31,7 +31,7 @@ use crate::fault;
 use crate::in_force::Versions;
 use crate::partitions;
 use crate::source::SourceId;
-use ids::{Care, HeldIds, NewIds, Recorded, Taken};
+use ids::{Care, CountLock, HeldIds, NewIds, Recorded, Taken};
 use position::Judged;
 
 /// How long a batch may take in all; above the server's `statement_timeout` of 60 s, so that it ends
@@ -44,6 +44,11 @@ const KNOWN_MAX: usize = 1_000_000;
 /// After a batch with repeats of ids that producers own, so many batches take them row by row, since a
 /// `COPY` that meets a repeat is thrown away.
 const CAREFUL_BATCHES: u32 = 16;
+
+/// After a batch of which another process took an id meanwhile, so many lock the counts of ids at once, so that
+/// this one gets through and the next ones do: where two processes read the same lines at the same time, each
+/// would else be overtaken again and again.
+const LOCKING_BATCHES: u32 = 64;
 
 /// One partition's share of a batch, besides its rows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -172,6 +177,8 @@ pub struct Writer {
     backend: Backend,
     /// `None` while a call uses it, and where what is stored is not known.
     memory: Option<Memory>,
+    /// How many batches more lock the counts of ids at once.
+    locking_batches: u32,
 }
 
 /// What committed batches of this connection have stored already.
@@ -202,6 +209,7 @@ impl Writer {
             connection: Some(connection),
             backend,
             memory: None,
+            locking_batches: 0,
         })
     }
 
@@ -211,8 +219,8 @@ impl Writer {
         self.backend
     }
 
-    /// Commits a batch. After any error but a lost chain or a change in force the connection is
-    /// given up, and the next call opens a new one.
+    /// Commits a batch. After any error but a lost chain, a change in force or an id that another process took
+    /// the connection is given up, and the next call opens a new one.
     ///
     /// # Errors
     ///
@@ -221,12 +229,17 @@ impl Writer {
         let mut connection = self.take_connection().await?;
         let mut memory = self.memory.take().unwrap_or_default();
         let owner = (self.process, self.backend);
+        let lock = if self.locking_batches > 0 {
+            CountLock::AtOnce
+        } else {
+            CountLock::AtTheEnd
+        };
         let mut is_committing = false;
         let write = write(
             &mut connection,
             &mut memory,
             owner,
-            batch,
+            (batch, lock),
             &mut is_committing,
         );
         let outcome = timeout(COMMIT_TIMEOUT, Box::pin(write)).await;
@@ -238,6 +251,12 @@ impl Writer {
                 error.into()
             })
         });
+        memory.held.end_batch();
+        match &outcome {
+            Err(CommitError::Overtaken) => self.locking_batches = LOCKING_BATCHES,
+            Ok(_) => self.locking_batches = self.locking_batches.saturating_sub(1),
+            Err(_) => {}
+        }
         match &outcome {
             // Of a database that went back nothing is known.
             Err(CommitError::Lost { rewound, .. }) if !rewound.is_empty() => {
@@ -330,7 +349,7 @@ async fn write(
     connection: &mut PgConnection,
     memory: &mut Memory,
     (process, backend): (Uuid, Backend),
-    batch: BatchWrite,
+    (batch, lock): (BatchWrite, CountLock),
     is_committing: &mut bool,
 ) -> Result<Committed, CommitError> {
     let BatchWrite {
@@ -358,7 +377,7 @@ async fn write(
         roll_back(tx).await?;
         return Err(CommitError::InForceChanged);
     }
-    let (new_ids, conflicts) = take_ids(&mut tx, memory, &mut fold).await?;
+    let (new_ids, conflicts) = take_ids(&mut tx, memory, &mut fold, lock).await?;
     fault::point("batch::after_ids");
 
     let closed = fold.close();
@@ -385,7 +404,6 @@ async fn write(
     tx.commit().await.map_err(commit_error)?;
     fault::point("batch::after_commit");
     new_ids.hold(&mut memory.held, &numbers);
-    memory.held.end_batch();
     remember(&mut memory.series, new_series);
     remember(&mut memory.rate_sets, new_rate_sets);
     Ok(Committed {
@@ -400,6 +418,7 @@ async fn take_ids(
     tx: &mut PgConnection,
     memory: &mut Memory,
     fold: &mut BatchFold,
+    lock: CountLock,
 ) -> Result<(NewIds, Conflicts), StoreError> {
     let sources = sources_of(tx, &mut memory.sources, fold).await?;
     let care = if memory.careful_batches > 0 {
@@ -412,7 +431,7 @@ async fn take_ids(
         conflicts,
         was_surprised,
         new,
-    } = ids::take(tx, fold, &sources, &mut memory.held, care).await?;
+    } = ids::take(tx, fold, &sources, &mut memory.held, (care, lock)).await?;
     memory.careful_batches = if was_surprised {
         CAREFUL_BATCHES
     } else {

@@ -189,9 +189,7 @@ async fn check_ids(db: &Database, findings: &mut Findings) -> Result<(), StoreEr
         misplaced,
     } = audit::held_once(db).await?;
     if repeated > 0 {
-        findings.differs(format!(
-            "{repeated} ids of log lines were taken by two parts"
-        ));
+        findings.differs(format!("{repeated} ids of log lines were taken twice"));
     }
     if misplaced > 0 {
         findings.differs(format!(
@@ -199,9 +197,7 @@ async fn check_ids(db: &Database, findings: &mut Findings) -> Result<(), StoreEr
         ));
     }
     if repeated == 0 && misplaced == 0 && ids > 0 {
-        findings.proved(format!(
-            "{ids} ids of log lines were each taken by one part"
-        ));
+        findings.proved(format!("{ids} ids of log lines were each taken once"));
     }
     Ok(())
 }

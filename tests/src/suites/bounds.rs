@@ -74,8 +74,9 @@ fn memory_does_not_grow_with_the_backlog() {
     // A third is more than a process holds: three batches of 100 000 events, and a million ids.
     const THIRD: u64 = 2_000_000;
     let world = World::new("backlog");
-    let topic = world.topic(1);
-    send_backlog(&topic, 1, 3 * THIRD, 50);
+    // What others took of the same seconds is looked up for each partition.
+    let topic = world.topic(8);
+    send_backlog(&topic, 8, 3 * THIRD, 50);
     let proxy = Proxy::start(world.postgres.port());
     let mut config = world
         .config(&topic)

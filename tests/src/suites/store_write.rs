@@ -37,6 +37,7 @@ const TESTS: &[Test] = &[
     test!(an_id_counts_once_within_and_across_batches,),
     test!(two_writers_with_the_same_ids_count_each_once, "D6", "D8"),
     test!(a_batch_that_is_overtaken_is_folded_again, "D6"),
+    test!(a_batch_of_two_sources_is_overtaken_whole),
     test!(ids_are_packed_into_rows_of_one_part_and_stretch),
     test!(ids_of_before_they_were_packed_are_kept),
     test!(a_lost_answer_to_commit_is_read_back),
@@ -242,14 +243,12 @@ fn two_writers_with_the_same_ids_count_each_once() {
                     if partition == 1 {
                         sent.reverse();
                     }
-                    // Whoever is overtaken folds again: as often as the others commit, at most.
-                    let committed = (0..=2 * BATCHES).find_map(|_| {
-                        let parts = &mut [(&mut chain, &sent[..])];
-                        match world.commit(&mut writer.0, parts) {
-                            Err(CommitError::Overtaken) => None,
-                            outcome => Some(outcome.unwrap()),
-                        }
-                    });
+                    // Whoever is overtaken gets through when it folds again.
+                    let parts = &mut [(&mut chain, &sent[..])];
+                    let committed = match world.commit(&mut writer.0, parts) {
+                        Err(CommitError::Overtaken) => world.commit(&mut writer.0, parts),
+                        outcome => outcome,
+                    };
                     let counts = committed.unwrap().counts[0];
                     let count = i64::try_from(counts.accepted).unwrap();
                     accepted.fetch_add(count, Ordering::SeqCst);
@@ -281,12 +280,24 @@ fn a_batch_that_is_overtaken_is_folded_again() {
         .unwrap();
 
     let sent = requests(10, 3);
-    let outcome = while_another_takes(&world, &mut writer.0, (&chain, &sent), &Request::of("900"));
+    let other = Request::of("900");
+    let outcome = while_another_takes(
+        &world,
+        &mut writer.0,
+        &[(&chain, &sent[..])],
+        (&chain, &other),
+    );
     let committed = outcome.expect("none of its ids was taken meanwhile");
     chain.follow(&committed, 0, Offset(chain.position() + 3));
 
     let sent = requests(20, 3);
-    let outcome = while_another_takes(&world, &mut writer.0, (&chain, &sent), &Request::of("21"));
+    let other = Request::of("21");
+    let outcome = while_another_takes(
+        &world,
+        &mut writer.0,
+        &[(&chain, &sent[..])],
+        (&chain, &other),
+    );
     let outcome = outcome.map(|committed| committed.counts);
     assert!(
         matches!(outcome, Err(CommitError::Overtaken)),
@@ -303,34 +314,76 @@ fn a_batch_that_is_overtaken_is_folded_again() {
     assert_eq!((counts.accepted, counts.duplicates), (0, 2), "both repeats");
 }
 
+fn a_batch_of_two_sources_is_overtaken_whole() {
+    let world = World::new();
+    let mut writer = world.writer();
+    let (mut one, mut two) = (world.claim(0, &writer), world.claim_other("other", &writer));
+    let parts = &mut [
+        (&mut one, &requests(0, 1)[..]),
+        (&mut two, &requests(100, 1)[..]),
+    ];
+    world.commit(&mut writer.0, parts).unwrap();
+
+    let (of_one, of_two) = (requests(10, 2), requests(110, 2));
+    let outcome = while_another_takes(
+        &world,
+        &mut writer.0,
+        &[(&one, &of_one[..]), (&two, &of_two[..])],
+        (&two, &of_two[1]),
+    );
+    let outcome = outcome.map(|committed| committed.counts);
+    assert!(
+        matches!(outcome, Err(CommitError::Overtaken)),
+        "{outcome:?}"
+    );
+    assert_eq!(world.requests(), 2, "nothing of either was written");
+    let parts = &mut [(&mut one, &of_one[..]), (&mut two, &of_two[..])];
+    let counts = world.commit(&mut writer.0, parts).unwrap().counts;
+    assert_eq!(
+        (counts[0].accepted, counts[0].duplicates),
+        (2, 0),
+        "the first's"
+    );
+    assert_eq!(
+        (counts[1].accepted, counts[1].duplicates),
+        (1, 1),
+        "the second's"
+    );
+    // An id is its source's: of the other it is another one.
+    let parts = &mut [(&mut one, &of_two[..])];
+    let counts = world.commit(&mut writer.0, parts).unwrap().counts;
+    assert_eq!(
+        counts[0].duplicates, 0,
+        "no repeat: these come by another source"
+    );
+}
+
 /// Commits a batch while a transaction that takes an id is open; that one commits once the batch waits.
 fn while_another_takes(
     world: &World,
     writer: &mut Writer,
-    (chain, sent): (&Chain, &[Request]),
-    other: &Request,
+    parts: &[(&Chain, &[Request])],
+    (chain, other): (&Chain, &Request),
 ) -> Result<Committed, CommitError> {
-    let taken = world
-        .batch(&[(chain, std::slice::from_ref(other))])
-        .fold
-        .ids()[0]
-        .identity;
+    let others = [(chain, std::slice::from_ref(other))];
+    let taken = world.batch(&others).fold.ids()[0].identity;
     let mut session = world.sql.session();
     session.run(&format!(
-        "begin; update event_seen_count set number = number + 1;
+        "begin;
+         update event_seen_count set number = number + 1 where source = {source};
          insert into event_seen (stretch, number, source, chain, part, ids)
-         select stretch, (select number from event_seen_count), source, chain, part,
-             decode('{:032x}', 'hex')
-         from event_seen limit 1",
-        taken.to_bits()
+         select stretch, n.number, source, chain, part, decode('{:032x}', 'hex')
+         from event_seen join event_seen_count n using (source) where source = {source} limit 1",
+        taken.to_bits(),
+        source = chain.source.0
     ));
-    let batch = world.batch(&[(chain, sent)]);
+    let batch = world.batch(parts);
     thread::scope(|scope| {
         let writing = scope.spawn(|| RUNTIME.block_on(writer.commit(batch)));
         wait::until_true("the batch waits", Duration::from_secs(10), || {
             world.sql.number(
                 "select count(*) from pg_stat_activity where datname = current_database()
-                     and wait_event_type = 'Lock' and query like '/* count_ids */%'",
+                     and wait_event_type = 'Lock' and query like '/* record_ids */%'",
             ) == 1
         });
         session.run("commit");

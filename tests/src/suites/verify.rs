@@ -84,7 +84,18 @@ const TAMPERINGS: &[Tampering] = &[
     Tampering {
         what: "ids taken twice",
         sql: "insert into event_seen select * from event_seen limit 1",
-        named: &["taken by two parts"],
+        named: &["taken twice"],
+    },
+    Tampering {
+        what: "ids given to another source",
+        sql: "insert into source (name, topic) values ('other', 'other'); \
+              update event_seen set source = (select max(id) from source)",
+        named: &["where repeats look for them"],
+    },
+    Tampering {
+        what: "ids numbered above the last taking",
+        sql: "update event_seen set number = number + 1000000",
+        named: &["where repeats look for them"],
     },
     Tampering {
         what: "ids moved to another stretch of time",

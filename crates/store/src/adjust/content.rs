@@ -11,7 +11,7 @@ use domain::time::UnixMs;
 use sqlx::PgConnection;
 
 use super::{AdjustError, Correction, Reprice, Retried, Retry, Standing};
-use crate::batch::ids::{self, Care, HeldIds, NewIds};
+use crate::batch::ids::{self, Care, CountLock, HeldIds, NewIds};
 use crate::connect::Database;
 use crate::error::StoreError;
 use crate::source::SourceId;
@@ -121,7 +121,8 @@ async fn retried(tx: &mut PgConnection, retry: Retry<'_>) -> Result<Content, Adj
     }
     let mut held = HeldIds::default();
     let of_parts = vec![retry.source; retried.fold.parts().len()];
-    let taken = ids::take(tx, &retried.fold, &of_parts, &mut held, Care::SomeRepeat).await?;
+    let how = (Care::SomeRepeat, CountLock::AtTheEnd);
+    let taken = ids::take(tx, &retried.fold, &of_parts, &mut held, how).await?;
     if !taken.seen.is_empty() {
         retried.fold.withdraw_seen(&taken.seen);
     }

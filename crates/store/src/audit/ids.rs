@@ -1,10 +1,11 @@
 //! Ids that were taken: by which part, and whether by one only.
 //!
-//! Invariant: what is read is what later batches know repeats by. Deliberately absent: ids whose days
-//! were dropped.
+//! Invariant: what is counted as sound is found by later batches where they look for it. Deliberately
+//! absent: ids whose days were dropped.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
+use chrono::{DateTime, TimeDelta, Utc};
 use domain::event::Identity;
 use domain::ids::{ChainId, PartNumber, PartRef};
 use domain::time::UnixMs;
@@ -78,24 +79,66 @@ const fn part_ref(chain: i32, number: i64) -> PartRef {
 pub struct HeldOnce {
     /// How many there are.
     pub ids: u64,
-    /// How many were taken by a second part; none, unless somebody wrote to the table.
+    /// How many stand there once more; none, unless somebody wrote to the table.
     pub repeated: u64,
     /// How many do not lie where they are looked for; none, unless somebody wrote to the table.
     pub misplaced: u64,
 }
 
-/// Looks at each id of a log line that is held: no index says that it was taken once. Reads all of them.
+/// How much of the time that ids are of is read in one statement.
+const PAGE: TimeDelta = TimeDelta::hours(1);
+
+/// Looks at each id of a log line that is held: no index says that it was taken once. Reads all of them, an hour
+/// of events at a time.
 ///
 /// # Errors
 ///
 /// A [`StoreError`]; retry as its kind says.
 pub async fn held_once(db: &Database) -> Result<HeldOnce, StoreError> {
     let mut found = HeldOnce::default();
+    // Before 1970 no event is.
+    let mut from = DateTime::UNIX_EPOCH;
+    while let Some(first) = first_from(db, from).await? {
+        from = first + PAGE;
+        look_at(db, (first, from), &mut found).await?;
+    }
+    Ok(found)
+}
+
+/// Returns the first stretch from an instant on.
+async fn first_from(
+    db: &Database,
+    from: DateTime<Utc>,
+) -> Result<Option<DateTime<Utc>>, StoreError> {
+    let first = sqlx::query_scalar!(
+        "-- first_from
+        select min(stretch) from event_seen where stretch >= $1",
+        from
+    )
+    .fetch_one(db.pool())
+    .await?;
+    Ok(first)
+}
+
+async fn look_at(
+    db: &Database,
+    (from, to): (DateTime<Utc>, DateTime<Utc>),
+    found: &mut HeldOnce,
+) -> Result<(), StoreError> {
     let mut of_stretch: Vec<Identity> = Vec::new();
     let mut at = None;
     let mut rows = sqlx::query!(
-        "-- held_once
-        select stretch, source, ids from event_seen order by stretch, source"
+        r#"-- look_at
+        select e.stretch, e.source, e.ids,
+            coalesce(c.source, e.source) <> e.source or e.number > coalesce(n.number, 0)
+                as "is_elsewhere!"
+        from event_seen e
+        left join chain c on c.id = e.chain
+        left join event_seen_count n on n.source = e.source
+        where e.stretch >= $1 and e.stretch < $2
+        order by e.stretch, e.source"#,
+        from,
+        to
     )
     .fetch(db.pool());
     while let Some(row) = rows.try_next().await? {
@@ -106,19 +149,22 @@ pub async fn held_once(db: &Database) -> Result<HeldOnce, StoreError> {
         let ids = unpacked(&row.ids);
         let is_ascending = ids.is_sorted_by(|id, next| id < next);
         let start = UnixMs::from_utc(row.stretch);
-        let is_elsewhere = |id: &&Identity| Some(Stretch::of(**id).start()) != start;
-        let misplaced = if is_ascending {
-            ids.iter().filter(is_elsewhere).count()
-        } else {
+        let is_of_another = |id: &&Identity| Some(Stretch::of(**id).start()) != start;
+        let misplaced = if row.is_elsewhere || !is_ascending {
             ids.len()
+        } else {
+            ids.iter().filter(is_of_another).count()
         };
-        let count = |ids: usize| u64::try_from(ids).unwrap_or(u64::MAX);
         found.misplaced += count(misplaced);
         found.ids += count(ids.len());
         of_stretch.extend(ids);
     }
     found.repeated += repeats(&mut of_stretch);
-    Ok(found)
+    Ok(())
+}
+
+fn count(ids: usize) -> u64 {
+    u64::try_from(ids).unwrap_or(u64::MAX)
 }
 
 /// Counts the ids that stand more than once in a list, which it empties.
@@ -128,5 +174,5 @@ fn repeats(ids: &mut Vec<Identity>) -> u64 {
     ids.dedup();
     let repeated = all - ids.len();
     ids.clear();
-    u64::try_from(repeated).unwrap_or(u64::MAX)
+    count(repeated)
 }

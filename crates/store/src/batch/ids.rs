@@ -1,8 +1,9 @@
 //! The ids of a batch: of log lines, and of events whose producers own them.
 //!
 //! Invariant: each id is counted by one part. Those that producers own are taken first, in their order,
-//! so that batches do not wait for each other in a circle; those of log lines last of all. Deliberately
-//! absent: when ids are dropped.
+//! so that batches do not wait for each other in a circle; those of log lines last of all. A batch that was
+//! overtaken locks first: where another meets it in a circle for it, by a new series, Postgres ends one of them
+//! with 40P01, and it is folded again. Deliberately absent: when ids are dropped.
 
 mod held;
 mod lines;
@@ -48,13 +49,22 @@ pub(crate) enum Care {
     SomeRepeat,
 }
 
+/// When the counts of log lines' ids are locked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CountLock {
+    /// When the ids are recorded, so that others wait for a commit alone.
+    AtTheEnd,
+    /// Before they are looked up, so that nobody takes one in between.
+    AtOnce,
+}
+
 /// Takes the ids of a batch whose `take_ids` was called; the sources are its parts', in their order.
 pub(crate) async fn take(
     tx: &mut PgConnection,
     fold: &BatchFold,
     sources: &[SourceId],
     held: &mut HeldIds,
-    care: Care,
+    (care, lock): (Care, CountLock),
 ) -> Result<Taken, StoreError> {
     let (of_lines, of_producers) = split(fold);
     let mut taken = Taken {
@@ -62,6 +72,9 @@ pub(crate) async fn take(
         new: NewIds::of(fold, of_lines, sources),
         ..Taken::default()
     };
+    if lock == CountLock::AtOnce {
+        lines::lock_counts(tx, &taken.new).await?;
+    }
     lines::look_up(tx, held, &mut taken.new, &mut taken.seen).await?;
     producers::take(tx, fold, of_producers, care, &mut taken).await?;
     Ok(taken)

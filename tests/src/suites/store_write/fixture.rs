@@ -112,6 +112,7 @@ pub(super) const IDS: &str =
 #[derive(Debug, Clone)]
 pub(super) struct Chain {
     pub(super) claim: Claim,
+    pub(super) source: SourceId,
 }
 
 impl Chain {
@@ -217,8 +218,28 @@ impl World {
 
     pub(super) fn claim(&self, partition: i32, writer: &(Writer, Uuid)) -> Chain {
         let request = self.request(partition, &writer.0, writer.1);
-        let claim = RUNTIME.block_on(claim(&self.ingest, &request)).unwrap();
-        Chain { claim }
+        self.claimed(&request)
+    }
+
+    /// Claims the first partition of another source, which is made.
+    pub(super) fn claim_other(&self, name: &str, writer: &(Writer, Uuid)) -> Chain {
+        let new = NewSource {
+            name: name.to_owned(),
+            topic: name.to_owned(),
+        };
+        let source = RUNTIME.block_on(register(&self.ingest, &[new])).unwrap()[0].id;
+        let request = ClaimRequest {
+            source,
+            topic: name.to_owned(),
+            ..self.request(0, &writer.0, writer.1)
+        };
+        self.claimed(&request)
+    }
+
+    fn claimed(&self, request: &ClaimRequest) -> Chain {
+        let claim = RUNTIME.block_on(claim(&self.ingest, request)).unwrap();
+        let source = request.source;
+        Chain { claim, source }
     }
 
     /// Folds the requests, one record each, into one part per chain.

@@ -1,8 +1,8 @@
 //! What a process holds of the ids that were taken: those of the stretches that its last batches had.
 //!
 //! Invariant: of a stretch it holds all ids up to the taking that it names, so that only what was taken
-//! since must be read. It is a copy of what is committed: what is forgotten is read again.
-//! Deliberately absent: reading.
+//! since must be read. It is a copy of what is committed: what is forgotten is read again. Bounded, whatever a
+//! batch has: what finds no room is not held. Deliberately absent: reading.
 
 use std::collections::BTreeMap;
 
@@ -12,23 +12,31 @@ use domain::ids::PartRef;
 use super::run::{Run, Stretch};
 use crate::source::SourceId;
 
-/// How many ids are held at most between two batches: some 20 MiB.
-const IDS_MAX: usize = 1 << 20;
+/// How much is held at most, in ids of some 20 bytes.
+const WEIGHT_MAX: usize = 1 << 20;
+
+/// What a stretch weighs besides its ids: some 400 bytes.
+const STRETCH_WEIGHT: usize = 20;
 
 /// How long a run is made of shorter ones, so that no merge copies much: longer ones are a batch's own, and few.
 const MERGED_MAX: usize = 1 << 16;
 
+type Key = (Stretch, SourceId);
+
 /// Ids by stretch and source.
 #[derive(Debug, Default)]
 pub(crate) struct HeldIds {
-    stretches: BTreeMap<(Stretch, SourceId), HeldStretch>,
-    ids: usize,
+    stretches: BTreeMap<Key, HeldStretch>,
+    weight: usize,
     /// Grows with each batch.
     now: u64,
+    /// The stretches that the batch at hand did not ask for, those asked for longest ago last; `None` before
+    /// it needed room.
+    forgettable: Option<Vec<Key>>,
 }
 
 /// The ids of one stretch of one source.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct HeldStretch {
     /// The last taking of the source whose ids are held, if they are of this stretch.
     number: i64,
@@ -38,51 +46,110 @@ struct HeldStretch {
     runs: Vec<Run>,
     /// The last batch that had ids of it.
     asked: u64,
+    /// There was no room for some of its ids: none are held, and it is forgotten.
+    is_cut: bool,
 }
 
-impl HeldIds {
-    /// Returns the taking up to which all ids of a stretch are held; `None`: none are.
-    pub(super) fn known_to(&self, stretch: Stretch, source: SourceId) -> Option<i64> {
-        Some(self.stretches.get(&(stretch, source))?.number)
+impl HeldStretch {
+    const fn empty(asked: u64) -> Self {
+        Self {
+            number: 0,
+            parts: Vec::new(),
+            runs: Vec::new(),
+            asked,
+            is_cut: false,
+        }
     }
 
-    /// Notes that all ids of a stretch are held up to a taking, as those that were added are.
-    pub(super) fn note(&mut self, stretch: Stretch, source: SourceId, number: i64) {
-        let now = self.now;
-        let held = self.stretches.entry((stretch, source)).or_default();
-        held.number = number;
-        held.asked = now;
+    fn weight(&self) -> usize {
+        self.runs.iter().map(Run::len).sum::<usize>() + STRETCH_WEIGHT
     }
 
-    /// Adds ids of a stretch that are not held yet, ascending; their run names these parts.
-    pub(super) fn add(
-        &mut self,
-        stretch: Stretch,
-        source: SourceId,
-        mut run: Run,
-        parts: &[PartRef],
-    ) {
-        let held = self.stretches.entry((stretch, source)).or_default();
-        self.ids += run.len();
+    /// Adds ids, and names their parts by the stretch's own list.
+    fn add(&mut self, mut run: Run, parts: &[PartRef]) {
         // Few parts have ids of one stretch, and neighbours are often of one.
         let mut names: Vec<(u32, u32)> = Vec::new();
         run.rename(|part| {
             if let Some((_, name)) = names.iter().find(|(from, _)| *from == part) {
                 return *name;
             }
-            let name = u32::try_from(held.parts.len()).unwrap_or(u32::MAX);
+            let name = u32::try_from(self.parts.len()).unwrap_or(u32::MAX);
             let index = usize::try_from(part).unwrap_or(usize::MAX);
-            held.parts.extend(parts.get(index));
+            let named = parts.get(index).expect("a run names parts of its list");
+            self.parts.push(*named);
             names.push((part, name));
             name
         });
-        while let Some(last) = held
+        while let Some(last) = self
             .runs
             .pop_if(|last| last.len() <= 2 * run.len() && last.len() + run.len() <= MERGED_MAX)
         {
             run = last.merge(run);
         }
-        held.runs.push(run);
+        self.runs.push(run);
+    }
+}
+
+impl HeldIds {
+    /// Returns the taking up to which all ids of a stretch are held, which are kept for the batch at hand; `None`:
+    /// none are.
+    pub(super) fn ask(&mut self, stretch: Stretch, source: SourceId) -> Option<i64> {
+        let held = self.stretches.get_mut(&(stretch, source))?;
+        held.asked = self.now;
+        Some(held.number)
+    }
+
+    /// Adds ids of a stretch that are not held yet, ascending, if there is room; their run names these parts.
+    pub(super) fn add(&mut self, stretch: Stretch, source: SourceId, run: Run, parts: &[PartRef]) {
+        let key = (stretch, source);
+        let has_room = self.make_room(run.len() + STRETCH_WEIGHT);
+        let now = self.now;
+        let held = self.stretches.entry(key).or_insert_with(|| {
+            self.weight += STRETCH_WEIGHT;
+            HeldStretch::empty(now)
+        });
+        if held.is_cut {
+            return;
+        }
+        if has_room {
+            self.weight += run.len();
+            held.add(run, parts);
+        } else {
+            self.weight -= held.weight() - STRETCH_WEIGHT;
+            held.runs.clear();
+            held.is_cut = true;
+        }
+    }
+
+    /// Notes that all ids of a stretch are held up to a taking, if there was room for them.
+    pub(super) fn note(&mut self, stretch: Stretch, source: SourceId, number: i64) {
+        let key = (stretch, source);
+        if let Some(held) = self.stretches.get_mut(&key) {
+            held.number = number;
+            if held.is_cut {
+                self.forget(&key);
+            }
+        } else if self.make_room(STRETCH_WEIGHT) {
+            // Nobody took ids of it: that is known, too.
+            self.weight += STRETCH_WEIGHT;
+            let mut held = HeldStretch::empty(self.now);
+            held.number = number;
+            self.stretches.insert(key, held);
+        }
+    }
+
+    /// Adds what the batch at hand took, if all else of the stretch is held, and notes its taking.
+    pub(super) fn add_own(
+        &mut self,
+        (stretch, source): Key,
+        run: Run,
+        parts: &[PartRef],
+        number: i64,
+    ) {
+        if self.stretches.contains_key(&(stretch, source)) {
+            self.add(stretch, source, run, parts);
+            self.note(stretch, source, number);
+        }
     }
 
     /// Tells each of a stretch's ids that was taken, with the part that took it.
@@ -98,31 +165,46 @@ impl HeldIds {
         };
         for run in &held.runs {
             run.common(ids, |id, part| {
-                let part = usize::try_from(part).ok();
-                if let Some(part) = part.and_then(|part| held.parts.get(part)) {
-                    tell(id, *part);
-                }
+                let part = usize::try_from(part).unwrap_or(usize::MAX);
+                let part = held.parts.get(part).expect("runs name the stretch's parts");
+                tell(id, *part);
             });
         }
     }
 
-    /// Ends a batch: forgets the stretches that were asked for longest ago, while too many ids are held.
+    /// Ends a batch, whatever came of it: what it asked for may be forgotten.
     pub(crate) fn end_batch(&mut self) {
         self.now += 1;
-        if self.ids <= IDS_MAX {
-            return;
+        self.forgettable = None;
+    }
+
+    /// Forgets what was asked for longest ago until there is room; says whether there is.
+    fn make_room(&mut self, weight: usize) -> bool {
+        if self.weight + weight <= WEIGHT_MAX {
+            return true;
         }
-        let asked = self.stretches.iter().map(|(key, held)| (held.asked, *key));
-        let mut oldest: Vec<_> = asked.collect();
-        oldest.sort_unstable();
-        for (_, key) in oldest {
-            // A quarter less, so that it is not done for each batch.
-            if self.ids <= IDS_MAX / 4 * 3 {
-                return;
-            }
-            let forgotten = self.stretches.remove(&key);
-            let runs = forgotten.into_iter().flat_map(|held| held.runs);
-            self.ids -= runs.map(|run| run.len()).sum::<usize>();
+        let mut forgettable = self.forgettable.take().unwrap_or_else(|| {
+            let of_others = self
+                .stretches
+                .iter()
+                .filter(|(_, held)| held.asked < self.now);
+            let mut keys: Vec<_> = of_others.map(|(key, held)| (held.asked, *key)).collect();
+            keys.sort_unstable_by(|a, b| b.cmp(a));
+            keys.into_iter().map(|(_, key)| key).collect()
+        });
+        // A quarter more than is needed, so that not each batch looks for the oldest.
+        while self.weight + weight > WEIGHT_MAX / 4 * 3
+            && let Some(key) = forgettable.pop()
+        {
+            self.forget(&key);
+        }
+        self.forgettable = Some(forgettable);
+        self.weight + weight <= WEIGHT_MAX
+    }
+
+    fn forget(&mut self, key: &Key) {
+        if let Some(forgotten) = self.stretches.remove(key) {
+            self.weight -= forgotten.weight();
         }
     }
 }
@@ -136,7 +218,7 @@ mod tests {
     use proptest::collection::{btree_set, vec};
     use proptest::prelude::*;
 
-    use super::{HeldIds, IDS_MAX};
+    use super::{HeldIds, STRETCH_WEIGHT, WEIGHT_MAX};
     use crate::batch::ids::run::{Run, Stretch};
     use crate::source::SourceId;
 
@@ -206,25 +288,75 @@ mod tests {
         );
     }
 
+    /// Ids of one of many seconds, all of one part.
+    fn ids_of(second: u128, count: usize) -> (Stretch, Run) {
+        let first = (second * 1_000) << 80;
+        let last = u128::try_from(count).unwrap();
+        let ids: Vec<Identity> = (first..first + last).map(identity).collect();
+        (Stretch::of(identity(first)), Run::of_part(ids, 0))
+    }
+
+    fn weighed(held: &HeldIds) -> usize {
+        held.stretches
+            .values()
+            .map(super::HeldStretch::weight)
+            .sum()
+    }
+
     #[test]
     fn stretches_of_long_ago_are_forgotten_and_recent_ones_kept() {
         let mut held = HeldIds::default();
-        let many = u128::try_from(IDS_MAX / 4).unwrap();
-        let at = |number: u128| (number * 1_000) << 80;
-        for number in 0..6 {
-            let ids = (0..many).map(|id| identity(at(number) + id)).collect();
-            let stretch = Stretch::of(identity(at(number)));
-            held.add(stretch, SOURCE, Run::of_part(ids, 0), &[part(1)]);
-            held.note(stretch, SOURCE, 1);
+        let (first, _) = ids_of(0, 0);
+        for second in 0..9 {
             // The first is asked for by each batch.
-            held.note(Stretch::of(identity(at(0))), SOURCE, 1);
+            held.ask(first, SOURCE);
+            let (stretch, run) = ids_of(second, WEIGHT_MAX / 5);
+            held.add(stretch, SOURCE, run, &[part(1)]);
+            held.note(stretch, SOURCE, 7);
+            assert!(held.weight <= WEIGHT_MAX, "bounded within a batch, too");
+            assert_eq!(held.weight, weighed(&held), "as it is counted");
             held.end_batch();
-            assert!(held.ids <= IDS_MAX, "bounded between batches");
         }
-        let known = |number| held.known_to(Stretch::of(identity(at(number))), SOURCE);
-        assert_eq!(known(0), Some(1), "asked for lately");
+        let mut known = |second| held.ask(ids_of(second, 0).0, SOURCE);
+        assert_eq!(known(0), Some(7), "asked for lately");
         assert_eq!(known(1), None, "asked for long ago");
-        assert_eq!(known(5), Some(1), "the newest");
-        assert_eq!(known(9), None, "never added");
+        assert_eq!(known(8), Some(7), "the newest");
+        assert_eq!(known(99), None, "never added");
+    }
+
+    #[test]
+    fn what_finds_no_room_is_not_held_in_part() {
+        let mut held = HeldIds::default();
+        for second in 0..3 {
+            let (stretch, run) = ids_of(second, WEIGHT_MAX / 2 - 2 * STRETCH_WEIGHT);
+            held.add(stretch, SOURCE, run, &[part(1)]);
+            assert!(held.weight <= WEIGHT_MAX, "bounded within a batch");
+        }
+        // Of the last one some ids were there already.
+        let (stretch, run) = ids_of(1, 10);
+        held.add(stretch, SOURCE, run, &[part(2)]);
+        for second in 0..3 {
+            held.note(ids_of(second, 0).0, SOURCE, 7);
+        }
+        assert_eq!(held.weight, weighed(&held), "as it is counted");
+        let mut known = |second| held.ask(ids_of(second, 0).0, SOURCE);
+        assert_eq!(known(0), Some(7), "whole");
+        assert_eq!(known(2), None, "it found no room");
+    }
+
+    #[test]
+    fn stretches_of_few_ids_have_a_weight() {
+        let mut held = HeldIds::default();
+        let count = u128::try_from(WEIGHT_MAX / STRETCH_WEIGHT).unwrap();
+        for second in 0..2 * count {
+            let (stretch, run) = ids_of(second, 1);
+            held.add(stretch, SOURCE, run, &[part(1)]);
+            held.note(stretch, SOURCE, 7);
+            held.end_batch();
+        }
+        assert!(
+            held.stretches.len() * STRETCH_WEIGHT <= WEIGHT_MAX,
+            "a quiet source does not fill the memory"
+        );
     }
 }

@@ -2,12 +2,13 @@
 //!
 //! Invariant: each id is counted by one part. No index can tell, so the order of commits does: takings
 //! of a source are numbered under a lock that is held until the commit ([`record`]), so that whoever sees
-//! one sees all before it. A transaction looks at first ([`look_up`]), does its work, and looks again
-//! under that lock, at what was taken in between; its rows and its number commit with it. Deliberately
+//! one sees all before it. A transaction looks at first ([`look_up`]), does its work, writes its ids under
+//! that lock, and looks at what was taken in between; all of it commits together. Deliberately
 //! absent: when ids are dropped.
 
 use std::collections::{BTreeMap, HashMap};
 
+use chrono::{DateTime, Utc};
 use domain::event::Identity;
 use domain::fold::{BatchFold, SeenId};
 use domain::ids::{ChainId, PartNumber, PartRef};
@@ -16,7 +17,6 @@ use sqlx::PgConnection;
 
 use super::held::HeldIds;
 use super::run::{Run, Stretch};
-use crate::copy::copy_each;
 use crate::error::StoreError;
 use crate::source::SourceId;
 
@@ -84,20 +84,33 @@ impl NewIds {
         self.groups.retain(|group| !group.run.is_empty());
     }
 
+    /// Says whether nobody took ids of a source between what is known and this taking.
+    fn is_alone(&self, source: SourceId, number: i64) -> bool {
+        let known = self.known.get(&source).copied().unwrap_or(0);
+        known.checked_add(1) == Some(number)
+    }
+
+    /// Returns the sources of the ids, ascending, each once.
+    fn sources(&self) -> Vec<i32> {
+        let mut sources: Vec<i32> = self.groups.iter().map(|group| group.source.0).collect();
+        sources.sort_unstable();
+        sources.dedup();
+        sources
+    }
+
     /// Hands the ids to what the process holds, once their transaction has committed.
-    pub(crate) fn hold(self, held: &mut HeldIds, numbers: &BTreeMap<SourceId, i64>) {
-        for group in self.groups {
+    pub(crate) fn hold(mut self, held: &mut HeldIds, numbers: &BTreeMap<SourceId, i64>) {
+        for group in std::mem::take(&mut self.groups) {
             let Group {
                 stretch,
                 source,
                 run,
             } = group;
             // Where others took some in between they are read first, and these with them.
-            if let (Some(known), Some(number)) = (self.known.get(&source), numbers.get(&source))
-                && known.checked_add(1) == Some(*number)
+            if let Some(number) = numbers.get(&source)
+                && self.is_alone(source, *number)
             {
-                held.add(stretch, source, run, &self.parts);
-                held.note(stretch, source, *number);
+                held.add_own((stretch, source), run, &self.parts, *number);
             }
         }
     }
@@ -105,13 +118,16 @@ impl NewIds {
 
 /// Adds the groups of one stretch, by source.
 fn add_groups(groups: &mut Vec<Group>, stretch: Stretch, ids: &[SeenId], sources: &[SourceId]) {
-    let source_of = |id: &SeenId| sources.get(id.part_index()).copied();
-    let mut of_stretch: Vec<SourceId> = ids.iter().filter_map(source_of).collect();
+    let source_of = |id: &SeenId| {
+        let source = sources.get(id.part_index());
+        *source.expect("each part has a source")
+    };
+    let mut of_stretch: Vec<SourceId> = ids.iter().map(source_of).collect();
     of_stretch.sort_unstable();
     of_stretch.dedup();
     for source in of_stretch {
         let mut run = Run::with_capacity(ids.len());
-        for id in ids.iter().filter(|id| source_of(id) == Some(source)) {
+        for id in ids.iter().filter(|id| source_of(id) == source) {
             run.push(
                 id.identity,
                 u32::try_from(id.part_index()).unwrap_or(u32::MAX),
@@ -125,6 +141,22 @@ fn add_groups(groups: &mut Vec<Group>, stretch: Stretch, ids: &[SeenId], sources
     }
 }
 
+/// Locks the counts of the sources before anything is looked up, so that nobody takes ids until the transaction ends:
+/// for one that others came before.
+pub(super) async fn lock_counts(tx: &mut PgConnection, new: &NewIds) -> Result<(), StoreError> {
+    let sources = new.sources();
+    sqlx::query!(
+        "/* lock_counts */
+        insert into event_seen_count as counted (source, number)
+        select source, 0 from unnest($1::integer[]) as taking (source) order by source
+        on conflict (source) do update set number = counted.number",
+        &sources
+    )
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
 /// Finds the ids that were taken before, and leaves them out of what is to be taken.
 pub(super) async fn look_up(
     tx: &mut PgConnection,
@@ -132,58 +164,86 @@ pub(super) async fn look_up(
     new: &mut NewIds,
     seen: &mut HashMap<Identity, PartRef>,
 ) -> Result<(), StoreError> {
-    let wanted = new.groups.iter().map(|group| Wanted {
-        stretch: group.stretch,
-        source: group.source,
-        after: held.known_to(group.stretch, group.source).unwrap_or(-1),
-    });
-    let wanted: Vec<Wanted> = wanted.collect();
-    if wanted.is_empty() {
-        return Ok(());
+    let mut wanted = Vec::with_capacity(new.groups.len());
+    for (index, group) in new.groups.iter().enumerate() {
+        let after = held.ask(group.stretch, group.source).unwrap_or(-1);
+        held.taken(group.stretch, group.source, group.run.ids(), |id, part| {
+            seen.insert(id, part);
+        });
+        wanted.push(Wanted {
+            index,
+            stretch: group.stretch,
+            source: group.source,
+            after,
+        });
     }
     let known = read(tx, &wanted, |wanted, part, ids| {
+        if let Some(group) = new.groups.get(wanted.index) {
+            group.run.common(&ids, |id, _| {
+                seen.insert(id, part);
+            });
+        }
         held.add(wanted.stretch, wanted.source, Run::of_part(ids, 0), &[part]);
     })
     .await?;
     for group in &new.groups {
         let number = known.get(&group.source).copied().unwrap_or(0);
         held.note(group.stretch, group.source, number);
-        held.taken(group.stretch, group.source, group.run.ids(), |id, part| {
-            seen.insert(id, part);
-        });
     }
     new.known = known;
     new.leave_out(seen);
     Ok(())
 }
 
-/// Writes the ids, under a lock that is held until the transaction ends. The last thing that a
-/// transaction does, so that others wait for no more than a commit.
+/// Writes the ids, under a lock that is held until the transaction ends. The last thing that a transaction
+/// does, and in one statement, which Postgres has whole before it locks: so others wait for no more than a
+/// commit, and for a process that is paused no longer than Postgres lets a transaction be idle.
 pub(crate) async fn record(tx: &mut PgConnection, new: &NewIds) -> Result<Recorded, StoreError> {
-    let mut sources: Vec<i32> = new.groups.iter().map(|group| group.source.0).collect();
-    sources.sort_unstable();
-    sources.dedup();
+    let sources = new.sources();
     if sources.is_empty() {
         return Ok(Recorded::Taken(BTreeMap::new()));
     }
-    let rows = sqlx::query!(
-        "/* count_ids */
-        insert into event_seen_count as counted (source, number)
-        select source, 1 from unnest($1::integer[]) as taking (source) order by source
-        on conflict (source) do update set number = counted.number + 1
-        returning source, number",
-        &sources
+    let rows = Rows::of(new);
+    let recorded = sqlx::query!(
+        r#"/* record_ids */
+        with counted as (
+            insert into event_seen_count as counted (source, number)
+            select source, 1 from unnest($1::integer[]) as taking (source) order by source
+            on conflict (source) do update set number = counted.number + 1
+            returning source, number
+        ), taken as (
+            insert into event_seen (stretch, number, source, chain, part, ids)
+            select stretch, number, source, chain, part, ids
+            from unnest($2::timestamptz[], $3::integer[], $4::integer[], $5::bigint[], $6::bytea[])
+                as new (stretch, source, chain, part, ids)
+            join counted using (source)
+            returning 1
+        )
+        select source as "source!", number as "number!", (select count(*) from taken) as "rows!"
+        from counted"#,
+        &sources,
+        &rows.stretches,
+        &rows.sources,
+        &rows.chains,
+        &rows.parts,
+        &rows.ids
     )
     .fetch_all(&mut *tx)
     .await?;
-    let numbers: BTreeMap<SourceId, i64> = rows
-        .into_iter()
-        .map(|row| (SourceId(row.source), row.number))
-        .collect();
+    let written = recorded.first().map_or(0, |row| row.rows);
+    if recorded.len() != sources.len() || usize::try_from(written) != Ok(rows.ids.len()) {
+        return Err(StoreError::Corrupt(format!(
+            "{written} rows of ids were written of {}",
+            rows.ids.len()
+        )));
+    }
+    let numbers = recorded
+        .iter()
+        .map(|row| (SourceId(row.source), row.number));
+    let numbers: BTreeMap<SourceId, i64> = numbers.collect();
     if is_overtaken(tx, new, &numbers).await? {
         return Ok(Recorded::Overtaken);
     }
-    copy(tx, new, &numbers).await?;
     Ok(Recorded::Taken(numbers))
 }
 
@@ -193,26 +253,22 @@ async fn is_overtaken(
     new: &NewIds,
     numbers: &BTreeMap<SourceId, i64>,
 ) -> Result<bool, StoreError> {
-    let wanted = new.groups.iter().filter_map(|group| {
-        let after = new.known.get(&group.source).copied().unwrap_or(0);
-        let is_alone = numbers.get(&group.source).copied() == after.checked_add(1);
-        (!is_alone).then_some(Wanted {
+    let wanted = new.groups.iter().enumerate().filter_map(|(index, group)| {
+        let number = numbers.get(&group.source).copied().unwrap_or(i64::MAX);
+        (!new.is_alone(group.source, number)).then_some(Wanted {
+            index,
             stretch: group.stretch,
             source: group.source,
-            after,
+            after: new.known.get(&group.source).copied().unwrap_or(0),
         })
     });
     let wanted: Vec<Wanted> = wanted.collect();
-    if wanted.is_empty() {
-        return Ok(false);
-    }
     let mut is_overtaken = false;
-    read(tx, &wanted, |wanted, _, ids| {
-        let key = (wanted.stretch, wanted.source);
-        let group = new
-            .groups
-            .binary_search_by_key(&key, |group| (group.stretch, group.source));
-        if let Some(group) = group.ok().and_then(|index| new.groups.get(index)) {
+    read(tx, &wanted, |wanted, part, ids| {
+        // What this transaction wrote itself is read with the rest.
+        if !new.parts.contains(&part)
+            && let Some(group) = new.groups.get(wanted.index)
+        {
             group.run.common(&ids, |_, _| is_overtaken = true);
         }
     })
@@ -222,10 +278,29 @@ async fn is_overtaken(
 
 /// The takings of one stretch of one source after one of them.
 struct Wanted {
+    /// Of the group that has ids of it.
+    index: usize,
     stretch: Stretch,
     source: SourceId,
     after: i64,
 }
+
+/// A row as it is read: which of the wanted, its source's last taking, and a row of ids, if there is one.
+type ReadRow = (i64, i64, Option<i32>, Option<i64>, Option<Vec<u8>>);
+
+/// `$1`, `$2`, `$3`: stretches, sources, and the takings after which to read. `$4`, `$5`: the first and the last
+/// stretch. `offset 0` keeps the look-ups apart, so that each goes by the index.
+const READ_IDS: &str = "/* read_ids */
+    select wanted.index, coalesce(counted.number, 0), taken.chain, taken.part, taken.ids
+    from unnest($1::timestamptz[], $2::integer[], $3::bigint[])
+        with ordinality as wanted (stretch, source, after, index)
+    left join event_seen_count counted on counted.source = wanted.source
+    left join lateral (
+        select chain, part, ids from event_seen
+        where stretch = wanted.stretch and source = wanted.source and number > wanted.after
+            and stretch >= $4 and stretch <= $5
+        offset 0
+    ) taken on true";
 
 /// Reads ids, row by row in no order; returns each source's last taking as of the same instant.
 async fn read(
@@ -233,39 +308,32 @@ async fn read(
     wanted: &[Wanted],
     mut row: impl FnMut(&Wanted, PartRef, Vec<Identity>),
 ) -> Result<BTreeMap<SourceId, i64>, StoreError> {
-    let column = |of: fn(&Wanted) -> i64| -> Vec<i64> { wanted.iter().map(of).collect() };
-    let sources: Vec<i32> = wanted.iter().map(|wanted| wanted.source.0).collect();
-    let stretches: Vec<_> = wanted
-        .iter()
-        .map(|wanted| wanted.stretch.start().to_utc())
-        .collect();
     let mut known = BTreeMap::new();
-    // `offset 0` keeps the look-ups apart: each reads by the index what it needs, whatever the tables held
-    // when the statement was planned.
-    let mut rows = sqlx::query!(
-        r#"/* read_ids */
-        select wanted.index as "index!", coalesce(counted.number, 0) as "number!",
-            taken.chain as "chain?", taken.part as "part?", taken.ids as "ids?"
-        from unnest($1::timestamptz[], $2::integer[], $3::bigint[])
-            with ordinality as wanted (stretch, source, after, index)
-        left join event_seen_count counted on counted.source = wanted.source
-        left join lateral (
-            select chain, part, ids from event_seen
-            where stretch = wanted.stretch and source = wanted.source and number > wanted.after
-            offset 0
-        ) taken on true"#,
-        &stretches,
-        &sources,
-        &column(|wanted| wanted.after)
-    )
-    .fetch(tx);
-    while let Some(found) = rows.try_next().await? {
-        let index = usize::try_from(found.index - 1).unwrap_or(usize::MAX);
-        let Some(wanted) = wanted.get(index) else {
-            continue;
-        };
-        known.insert(wanted.source, found.number);
-        if let (Some(chain), Some(part), Some(ids)) = (found.chain, found.part, found.ids) {
+    let stretches = wanted.iter().map(|wanted| wanted.stretch.start().to_utc());
+    let stretches: Vec<DateTime<Utc>> = stretches.collect();
+    let (Some(first), Some(last)) = (stretches.iter().min(), stretches.iter().max()) else {
+        return Ok(known);
+    };
+    let sources: Vec<i32> = wanted.iter().map(|wanted| wanted.source.0).collect();
+    let after: Vec<i64> = wanted.iter().map(|wanted| wanted.after).collect();
+    // Planned anew each time, so that it locks and reads no partition but those of the days at hand: one that is
+    // being made must not wait for all batches. (A statement of the checked kind is kept, and planned for
+    // all.)
+    let mut rows = sqlx::query_as::<_, ReadRow>(READ_IDS)
+        .bind(&stretches)
+        .bind(&sources)
+        .bind(&after)
+        .bind(first)
+        .bind(last)
+        .persistent(false)
+        .fetch(tx);
+    while let Some((index, number, chain, part, ids)) = rows.try_next().await? {
+        let index = usize::try_from(index - 1).unwrap_or(usize::MAX);
+        let wanted = wanted
+            .get(index)
+            .expect("rows are numbered as they were wanted");
+        known.insert(wanted.source, number);
+        if let (Some(chain), Some(part), Some(ids)) = (chain, part, ids) {
             let part = PartRef {
                 chain: ChainId(chain),
                 number: PartNumber(part),
@@ -276,6 +344,34 @@ async fn read(
     Ok(known)
 }
 
+/// Rows of ids, as columns.
+#[derive(Default)]
+struct Rows {
+    stretches: Vec<DateTime<Utc>>,
+    sources: Vec<i32>,
+    chains: Vec<i32>,
+    parts: Vec<i64>,
+    ids: Vec<Vec<u8>>,
+}
+
+impl Rows {
+    fn of(new: &NewIds) -> Self {
+        let mut rows = Self::default();
+        for group in &new.groups {
+            for (part, ids) in packed(&group.run) {
+                let part = usize::try_from(part).unwrap_or(usize::MAX);
+                let part = new.parts.get(part).expect("runs name the batch's parts");
+                rows.stretches.push(group.stretch.start().to_utc());
+                rows.sources.push(group.source.0);
+                rows.chains.push(part.chain.0);
+                rows.parts.push(part.number.0);
+                rows.ids.push(ids);
+            }
+        }
+        rows
+    }
+}
+
 /// Reads the ids of a row, which are ascending.
 pub(crate) fn unpacked(ids: &[u8]) -> Vec<Identity> {
     let (ids, _) = ids.as_chunks::<ID_BYTES>();
@@ -283,47 +379,8 @@ pub(crate) fn unpacked(ids: &[u8]) -> Vec<Identity> {
     ids.iter().map(id).collect()
 }
 
-async fn copy(
-    tx: &mut PgConnection,
-    new: &NewIds,
-    numbers: &BTreeMap<SourceId, i64>,
-) -> Result<(), StoreError> {
-    let statement =
-        "copy event_seen (stretch, number, source, chain, part, ids) from stdin (format binary)";
-    let mut rows: Vec<(&Group, u32, Vec<u8>)> = Vec::new();
-    let mut groups = new.groups.iter();
-    copy_each(tx, statement, &mut |out| {
-        if rows.is_empty() {
-            let Some(group) = groups.next() else {
-                return false;
-            };
-            rows.extend(
-                rows_of(&group.run)
-                    .into_iter()
-                    .map(|(part, ids)| (group, part, ids)),
-            );
-        }
-        let Some((group, part, ids)) = rows.pop() else {
-            return false;
-        };
-        let part = new.parts.get(usize::try_from(part).unwrap_or(usize::MAX));
-        let part = part.expect("runs name the batch's parts");
-        let number = numbers.get(&group.source).copied().unwrap_or(0);
-        out.row(6)
-            .timestamp(group.stretch.start())
-            .int8(number)
-            .int4(group.source.0)
-            .int4(part.chain.0)
-            .int8(part.number.0)
-            .bytea(&ids);
-        true
-    })
-    .await
-    .map_err(|error| error.into_store_error("event_seen"))
-}
-
 /// Packs a run into rows of one part each.
-fn rows_of(run: &Run) -> Vec<(u32, Vec<u8>)> {
+fn packed(run: &Run) -> Vec<(u32, Vec<u8>)> {
     // The last of each part is not full yet.
     let mut rows: Vec<(u32, Vec<u8>)> = Vec::new();
     let mut open: HashMap<u32, usize> = HashMap::new();
@@ -343,9 +400,10 @@ fn rows_of(run: &Run) -> Vec<(u32, Vec<u8>)> {
             rows.len() - 1
         });
         last = Some((part, row));
-        if let Some((_, ids)) = rows.get_mut(row) {
-            ids.extend_from_slice(&id.to_bits().to_be_bytes());
-        }
+        let (_, ids) = rows
+            .get_mut(row)
+            .expect("a row that was just found or made");
+        ids.extend_from_slice(&id.to_bits().to_be_bytes());
     }
     rows
 }
