@@ -38,6 +38,7 @@ const TESTS: &[Test] = &[
     test!(two_writers_with_the_same_ids_count_each_once, "D6", "D8"),
     test!(a_batch_that_is_overtaken_is_folded_again, "D6"),
     test!(a_batch_of_two_sources_is_overtaken_whole),
+    test!(a_day_is_made_beside_a_batch_under_way),
     test!(ids_are_packed_into_rows_of_one_part_and_stretch),
     test!(ids_of_before_they_were_packed_are_kept),
     test!(a_lost_answer_to_commit_is_read_back),
@@ -380,15 +381,47 @@ fn while_another_takes(
     let batch = world.batch(parts);
     thread::scope(|scope| {
         let writing = scope.spawn(|| RUNTIME.block_on(writer.commit(batch)));
-        wait::until_true("the batch waits", Duration::from_secs(10), || {
-            world.sql.number(
-                "select count(*) from pg_stat_activity where datname = current_database()
-                     and wait_event_type = 'Lock' and query like '/* record_ids */%'",
-            ) == 1
-        });
+        wait_until_a_batch_records(world);
         session.run("commit");
         writing.join().unwrap()
     })
+}
+
+/// Waits until a batch has done all but record its ids.
+fn wait_until_a_batch_records(world: &World) {
+    wait::until_true("a batch waits", Duration::from_secs(10), || {
+        world.sql.number(
+            "select count(*) from pg_stat_activity where datname = current_database()
+                 and wait_event_type = 'Lock' and query like '/* record_ids */%'",
+        ) == 1
+    });
+}
+
+/// Making a day's partition waits for whoever touches the default one: a batch of other days does not.
+fn a_day_is_made_beside_a_batch_under_way() {
+    let world = World::new();
+    let mut writer = world.writer();
+    let mut chain = world.claim(0, &writer);
+    // The sixth time Postgres may keep a plan for all days.
+    for id in 0..6 {
+        let parts = &mut [(&mut chain, &requests(id, 1)[..])];
+        world.commit(&mut writer.0, parts).unwrap();
+    }
+    let mut session = world.sql.session();
+    session.run("begin; update event_seen_count set number = number");
+    let batch = world.batch(&[(&chain, &requests(10, 1))]);
+    thread::scope(|scope| {
+        let writing = scope.spawn(|| RUNTIME.block_on(writer.0.commit(batch)));
+        wait_until_a_batch_records(&world);
+        let made = world.sql.try_rows(
+            "begin; set local lock_timeout = '500ms'; select ensure_event_seen_day('2027-05-01'); commit",
+        );
+        session.run("commit");
+        writing.join().unwrap().unwrap();
+        made.expect("the batch under way is not waited for");
+    });
+    let made = "select (to_regclass('event_seen_20270501') is not null)::int";
+    assert_eq!(world.sql.number(made), 1, "the day is there");
 }
 
 fn ids_are_packed_into_rows_of_one_part_and_stretch() {

@@ -303,6 +303,10 @@ const READ_IDS: &str = "/* read_ids */
     ) taken on true";
 
 /// Reads ids, row by row in no order; returns each source's last taking as of the same instant.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "statements of the checked kind are kept, and planned for all days"
+)]
 async fn read(
     tx: &mut PgConnection,
     wanted: &[Wanted],
@@ -317,8 +321,7 @@ async fn read(
     let sources: Vec<i32> = wanted.iter().map(|wanted| wanted.source.0).collect();
     let after: Vec<i64> = wanted.iter().map(|wanted| wanted.after).collect();
     // Planned anew each time, so that it locks and reads no partition but those of the days at hand: one that is
-    // being made must not wait for all batches. (A statement of the checked kind is kept, and planned for
-    // all.)
+    // being made must not wait for all batches.
     let mut rows = sqlx::query_as::<_, ReadRow>(READ_IDS)
         .bind(&stretches)
         .bind(&sources)
