@@ -35,6 +35,8 @@ pub(crate) struct Queues {
     at_hand: Option<u64>,
     /// How many records it gave in its turn.
     taken: usize,
+    /// The last turn that ended was a long one.
+    was_long: bool,
     turns: Arc<Turns>,
     /// As of when the assignments are followed.
     followed: Option<u64>,
@@ -164,19 +166,21 @@ impl Queues {
         }
     }
 
-    /// Says whether the queue at hand has a backlog behind it.
+    /// Says whether the queue at hand, or the one before it, has a backlog behind it.
     pub(crate) const fn has_backlog(&self) -> bool {
-        self.at_hand.is_some() && self.taken >= BACKLOG
+        self.was_long || (self.at_hand.is_some() && self.taken >= BACKLOG)
     }
 
     /// Ends the turn of the queue at hand: it is empty, and its next record asks for its next turn.
     pub(crate) fn pass(&mut self) {
         self.at_hand = None;
+        self.was_long = false;
     }
 
     /// Ends the turn of the queue at hand, which may hold more.
     pub(crate) fn end_turn(&mut self) {
         if let Some(id) = self.at_hand.take() {
+            self.was_long = self.taken >= BACKLOG;
             self.turns.add(id);
         }
     }
@@ -213,8 +217,8 @@ impl<'q> Turn<'q> {
         polled
     }
 
-    /// Says whether it gave as many records as a turn has, which the caller says.
-    pub(crate) const fn is_over(&self, turn: usize) -> bool {
-        *self.taken >= turn
+    /// Says whether it gave as many records as a turn has, which the caller says, and enough to tell a backlog.
+    pub(crate) fn is_over(&self, turn: usize) -> bool {
+        *self.taken >= turn.max(BACKLOG)
     }
 }

@@ -27,7 +27,7 @@ use domain::time::UnixMs;
 use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
-use crate::batch::ids::{Recorded, record};
+use crate::batch::ids::{HeldIds, Recorded, record};
 use crate::batch::rows::{insert_rate_sets, insert_series, is_in_force};
 use crate::batch::{CommitError, commit_error};
 use crate::connect::Database;
@@ -261,7 +261,7 @@ pub async fn adjust(db: &Database, write: AdjustmentWrite<'_>) -> Result<Adjuste
         return Err(AdjustError::Moved);
     }
     let (kind, accepts_duplicates) = write.correction.kind();
-    let content = content_of(&mut tx, &standing, write.correction).await?;
+    let mut content = content_of(&mut tx, &standing, write.correction).await?;
     fault::point("adjust::after_ids");
     let adjustment = Adjustment {
         kind,
@@ -299,7 +299,9 @@ pub async fn adjust(db: &Database, write: AdjustmentWrite<'_>) -> Result<Adjuste
         &content,
     )
     .await?;
-    if let Recorded::Overtaken = record(&mut tx, &content.ids).await? {
+    // It holds nothing for another one.
+    let recorded = record(&mut tx, &mut HeldIds::default(), &mut content.ids).await?;
+    if let Recorded::Overtaken = recorded {
         return Err(AdjustError::Moved);
     }
     fault::point("adjust::before_commit");

@@ -3,7 +3,7 @@
 //! Invariant: positions, ids, postings, rejections, duplicates, accounts and the hash chain move
 //! together, and only while the process owns every chain of the batch. Locks are taken in one order
 //! everywhere: positions, what is in force, producers' ids, series, rate sets, batch and parts, accounts, the
-//! count of log lines' ids. Deliberately absent: retrying; a transaction that failed is folded again by the
+//! count of log lines' ids (before producers' ids in batches that lock at once). Deliberately absent: retrying; a transaction that failed is folded again by the
 //! caller.
 
 pub(crate) mod ids;
@@ -47,8 +47,8 @@ const CAREFUL_BATCHES: u32 = 16;
 
 /// After a batch of which another process took an id meanwhile, so many lock the counts of ids at once, so that
 /// this one gets through and the next ones do: where two processes read the same lines at the same time, each
-/// would else be overtaken again and again.
-const LOCKING_BATCHES: u32 = 64;
+/// would else be overtaken again and again. Few, since others wait for all of such a batch.
+const LOCKING_BATCHES: u32 = 16;
 
 /// One partition's share of a batch, besides its rows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -254,6 +254,10 @@ impl Writer {
         memory.held.end_batch();
         match &outcome {
             Err(CommitError::Overtaken) => self.locking_batches = LOCKING_BATCHES,
+            // In a circle with one that locks at once: where both do, there is none.
+            Err(CommitError::Failed(error)) if error.is_deadlock() => {
+                self.locking_batches = LOCKING_BATCHES;
+            }
             Ok(_) => self.locking_batches = self.locking_batches.saturating_sub(1),
             Err(_) => {}
         }
@@ -377,7 +381,7 @@ async fn write(
         roll_back(tx).await?;
         return Err(CommitError::InForceChanged);
     }
-    let (new_ids, conflicts) = take_ids(&mut tx, memory, &mut fold, lock).await?;
+    let (mut new_ids, conflicts) = take_ids(&mut tx, memory, &mut fold, lock).await?;
     fault::point("batch::after_ids");
 
     let closed = fold.close();
@@ -395,7 +399,8 @@ async fn write(
     rows::write_accounts(&mut tx, &closed, &parts).await?;
     fault::point("batch::after_postings");
 
-    let Recorded::Taken(numbers) = ids::record(&mut tx, &new_ids).await? else {
+    let recorded = ids::record(&mut tx, &mut memory.held, &mut new_ids).await?;
+    let Recorded::Taken(numbers) = recorded else {
         roll_back(tx).await?;
         return Err(CommitError::Overtaken);
     };

@@ -101,6 +101,15 @@ impl StoreError {
         }
     }
 
+    /// Says whether Postgres ended the transaction since it and others waited for each other in a circle.
+    pub(crate) fn is_deadlock(&self) -> bool {
+        let state = match self {
+            Self::Busy(Some(error)) => sqlstate(error),
+            _ => None,
+        };
+        state.as_deref() == Some("40P01")
+    }
+
     /// Names a chain whose rows are not what they must be.
     pub(crate) fn corrupt_chain(chain: ChainId, what: &str) -> Self {
         Self::Corrupt(format!("chain {}: {what}", chain.0))

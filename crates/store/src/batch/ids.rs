@@ -2,8 +2,8 @@
 //!
 //! Invariant: each id is counted by one part. Those that producers own are taken first, in their order,
 //! so that batches do not wait for each other in a circle; those of log lines last of all. A batch that was
-//! overtaken locks first: where another meets it in a circle for it, by a new series, Postgres ends one of them
-//! with 40P01, and it is folded again. Deliberately absent: when ids are dropped.
+//! overtaken locks first: where it so meets another one in a circle, for a new series or an id that a producer owns,
+//! Postgres ends one of them with 40P01, and it is folded again and locks first, too. Deliberately absent: when ids are dropped.
 
 mod held;
 mod lines;
@@ -52,7 +52,7 @@ pub(crate) enum Care {
 /// When the counts of log lines' ids are locked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum CountLock {
-    /// When the ids are recorded, so that others wait for a commit alone.
+    /// When the ids are recorded, so that others wait for little more than a commit.
     AtTheEnd,
     /// Before they are looked up, so that nobody takes one in between.
     AtOnce,

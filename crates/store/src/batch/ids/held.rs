@@ -1,8 +1,8 @@
 //! What a process holds of the ids that were taken: those of the stretches that its last batches had.
 //!
 //! Invariant: of a stretch it holds all ids up to the taking that it names, so that only what was taken
-//! since must be read. It is a copy of what is committed: what is forgotten is read again. Bounded, whatever a
-//! batch has: what finds no room is not held. Deliberately absent: reading.
+//! since must be read. It is a copy of what is committed: what is forgotten is read again. Bounded, but for the
+//! few bytes of each stretch that a batch has: what finds no room is not held. Deliberately absent: reading.
 
 use std::collections::BTreeMap;
 
@@ -20,6 +20,9 @@ const STRETCH_WEIGHT: usize = 20;
 
 /// How long a run is made of shorter ones, so that no merge copies much: longer ones are a batch's own, and few.
 const MERGED_MAX: usize = 1 << 16;
+
+/// Among how many parts that were named last a part is looked for, so that it is not named for each row.
+const LAST_PARTS: usize = 8;
 
 type Key = (Stretch, SourceId);
 
@@ -65,6 +68,19 @@ impl HeldStretch {
         self.runs.iter().map(Run::len).sum::<usize>() + STRETCH_WEIGHT
     }
 
+    /// Returns the number by which a part is known here, where rows of few parts come one after another.
+    fn name_of(&mut self, part: PartRef) -> u32 {
+        let known = self.parts.iter().rev().take(LAST_PARTS);
+        let index = match known.zip(1..).find(|(known, _)| **known == part) {
+            Some((_, back)) => self.parts.len() - back,
+            None => {
+                self.parts.push(part);
+                self.parts.len() - 1
+            }
+        };
+        u32::try_from(index).unwrap_or(u32::MAX)
+    }
+
     /// Adds ids, and names their parts by the stretch's own list.
     fn add(&mut self, mut run: Run, parts: &[PartRef]) {
         // Few parts have ids of one stretch, and neighbours are often of one.
@@ -73,10 +89,9 @@ impl HeldStretch {
             if let Some((_, name)) = names.iter().find(|(from, _)| *from == part) {
                 return *name;
             }
-            let name = u32::try_from(self.parts.len()).unwrap_or(u32::MAX);
             let index = usize::try_from(part).unwrap_or(usize::MAX);
             let named = parts.get(index).expect("a run names parts of its list");
-            self.parts.push(*named);
+            let name = self.name_of(*named);
             names.push((part, name));
             name
         });
@@ -96,28 +111,36 @@ impl HeldIds {
     pub(super) fn ask(&mut self, stretch: Stretch, source: SourceId) -> Option<i64> {
         let held = self.stretches.get_mut(&(stretch, source))?;
         held.asked = self.now;
+        self.forgettable = None;
         Some(held.number)
+    }
+
+    /// Says whether ids of a stretch are held, or known to be none.
+    pub(super) fn holds(&self, stretch: Stretch, source: SourceId) -> bool {
+        self.stretches.contains_key(&(stretch, source))
     }
 
     /// Adds ids of a stretch that are not held yet, ascending, if there is room; their run names these parts.
     pub(super) fn add(&mut self, stretch: Stretch, source: SourceId, run: Run, parts: &[PartRef]) {
         let key = (stretch, source);
+        if self.stretches.get(&key).is_some_and(|held| held.is_cut) {
+            return;
+        }
         let has_room = self.make_room(run.len() + STRETCH_WEIGHT);
         let now = self.now;
         let held = self.stretches.entry(key).or_insert_with(|| {
             self.weight += STRETCH_WEIGHT;
             HeldStretch::empty(now)
         });
-        if held.is_cut {
-            return;
-        }
         if has_room {
             self.weight += run.len();
             held.add(run, parts);
         } else {
             self.weight -= held.weight() - STRETCH_WEIGHT;
-            held.runs.clear();
-            held.is_cut = true;
+            *held = HeldStretch {
+                is_cut: true,
+                ..HeldStretch::empty(now)
+            };
         }
     }
 
@@ -146,7 +169,7 @@ impl HeldIds {
         parts: &[PartRef],
         number: i64,
     ) {
-        if self.stretches.contains_key(&(stretch, source)) {
+        if self.holds(stretch, source) {
             self.add(stretch, source, run, parts);
             self.note(stretch, source, number);
         }

@@ -106,7 +106,7 @@ impl NewIds {
                 source,
                 run,
             } = group;
-            // Where others took some in between they are read first, and these with them.
+            // What others took in between is held by now, or nothing of the stretch.
             if let Some(number) = numbers.get(&source)
                 && self.is_alone(source, *number)
             {
@@ -118,33 +118,27 @@ impl NewIds {
 
 /// Adds the groups of one stretch, by source.
 fn add_groups(groups: &mut Vec<Group>, stretch: Stretch, ids: &[SeenId], sources: &[SourceId]) {
-    let source_of = |id: &SeenId| {
+    let mut runs: BTreeMap<SourceId, Run> = BTreeMap::new();
+    for id in ids {
         let source = sources.get(id.part_index());
-        *source.expect("each part has a source")
-    };
-    let mut of_stretch: Vec<SourceId> = ids.iter().map(source_of).collect();
-    of_stretch.sort_unstable();
-    of_stretch.dedup();
-    for source in of_stretch {
-        let mut run = Run::with_capacity(ids.len());
-        for id in ids.iter().filter(|id| source_of(id) == source) {
-            run.push(
-                id.identity,
-                u32::try_from(id.part_index()).unwrap_or(u32::MAX),
-            );
-        }
-        groups.push(Group {
-            stretch,
-            source,
-            run,
-        });
+        let source = source.expect("each part has a source");
+        let part = u32::try_from(id.part_index()).unwrap_or(u32::MAX);
+        runs.entry(*source).or_default().push(id.identity, part);
     }
+    groups.extend(runs.into_iter().map(|(source, run)| Group {
+        stretch,
+        source,
+        run,
+    }));
 }
 
 /// Locks the counts of the sources before anything is looked up, so that nobody takes ids until the transaction ends:
 /// for one that others came before.
 pub(super) async fn lock_counts(tx: &mut PgConnection, new: &NewIds) -> Result<(), StoreError> {
     let sources = new.sources();
+    if sources.is_empty() {
+        return Ok(());
+    }
     sqlx::query!(
         "/* lock_counts */
         insert into event_seen_count as counted (source, number)
@@ -175,6 +169,7 @@ pub(super) async fn look_up(
             stretch: group.stretch,
             source: group.source,
             after,
+            before: i64::MAX,
         });
     }
     let known = read(tx, &wanted, |wanted, part, ids| {
@@ -196,9 +191,14 @@ pub(super) async fn look_up(
 }
 
 /// Writes the ids, under a lock that is held until the transaction ends. The last thing that a transaction
-/// does, and in one statement, which Postgres has whole before it locks: so others wait for no more than a
-/// commit, and for a process that is paused no longer than Postgres lets a transaction be idle.
-pub(crate) async fn record(tx: &mut PgConnection, new: &NewIds) -> Result<Recorded, StoreError> {
+/// does, and in one statement, which Postgres has whole before it locks: so others wait while it is carried out,
+/// for a second look where several take ids, and for the commit; and where the process is paused in
+/// between, for as long as Postgres lets a transaction be idle.
+pub(crate) async fn record(
+    tx: &mut PgConnection,
+    held: &mut HeldIds,
+    new: &mut NewIds,
+) -> Result<Recorded, StoreError> {
     let sources = new.sources();
     if sources.is_empty() {
         return Ok(Recorded::Taken(BTreeMap::new()));
@@ -241,64 +241,78 @@ pub(crate) async fn record(tx: &mut PgConnection, new: &NewIds) -> Result<Record
         .iter()
         .map(|row| (SourceId(row.source), row.number));
     let numbers: BTreeMap<SourceId, i64> = numbers.collect();
-    if is_overtaken(tx, new, &numbers).await? {
+    if is_overtaken(tx, held, new, &numbers).await? {
         return Ok(Recorded::Overtaken);
     }
     Ok(Recorded::Taken(numbers))
 }
 
-/// Says whether another transaction took one of the ids since they were looked up.
+/// Says whether another transaction took one of the ids since they were looked up; what others took in between is
+/// held from now on.
 async fn is_overtaken(
     tx: &mut PgConnection,
-    new: &NewIds,
+    held: &mut HeldIds,
+    new: &mut NewIds,
     numbers: &BTreeMap<SourceId, i64>,
 ) -> Result<bool, StoreError> {
-    let wanted = new.groups.iter().enumerate().filter_map(|(index, group)| {
+    let mut wanted = Vec::new();
+    for (index, group) in new.groups.iter().enumerate() {
         let number = numbers.get(&group.source).copied().unwrap_or(i64::MAX);
-        (!new.is_alone(group.source, number)).then_some(Wanted {
-            index,
-            stretch: group.stretch,
-            source: group.source,
-            after: new.known.get(&group.source).copied().unwrap_or(0),
-        })
-    });
-    let wanted: Vec<Wanted> = wanted.collect();
+        if !new.is_alone(group.source, number) {
+            wanted.push(Wanted {
+                index,
+                stretch: group.stretch,
+                source: group.source,
+                after: new.known.get(&group.source).copied().unwrap_or(0),
+                before: number,
+            });
+        }
+    }
     let mut is_overtaken = false;
     read(tx, &wanted, |wanted, part, ids| {
-        // What this transaction wrote itself is read with the rest.
-        if !new.parts.contains(&part)
-            && let Some(group) = new.groups.get(wanted.index)
-        {
+        if let Some(group) = new.groups.get(wanted.index) {
             group.run.common(&ids, |_, _| is_overtaken = true);
+        }
+        if held.holds(wanted.stretch, wanted.source) {
+            held.add(wanted.stretch, wanted.source, Run::of_part(ids, 0), &[part]);
         }
     })
     .await?;
+    for wanted in &wanted {
+        let last = wanted.before.saturating_sub(1);
+        if held.holds(wanted.stretch, wanted.source) {
+            held.note(wanted.stretch, wanted.source, last);
+        }
+        new.known.insert(wanted.source, last);
+    }
     Ok(is_overtaken)
 }
 
-/// The takings of one stretch of one source after one of them.
+/// The takings of one stretch of one source between two of them.
 struct Wanted {
     /// Of the group that has ids of it.
     index: usize,
     stretch: Stretch,
     source: SourceId,
     after: i64,
+    before: i64,
 }
 
 /// A row as it is read: which of the wanted, its source's last taking, and a row of ids, if there is one.
 type ReadRow = (i64, i64, Option<i32>, Option<i64>, Option<Vec<u8>>);
 
-/// `$1`, `$2`, `$3`: stretches, sources, and the takings after which to read. `$4`, `$5`: the first and the last
-/// stretch. `offset 0` keeps the look-ups apart, so that each goes by the index.
+/// `$1` to `$4`: stretches, sources, and the takings between which to read, both left out. `$5`, `$6`: the first and
+/// the last stretch. `offset 0` keeps the look-ups apart, so that each goes by the index.
 const READ_IDS: &str = "/* read_ids */
     select wanted.index, coalesce(counted.number, 0), taken.chain, taken.part, taken.ids
-    from unnest($1::timestamptz[], $2::integer[], $3::bigint[])
-        with ordinality as wanted (stretch, source, after, index)
+    from unnest($1::timestamptz[], $2::integer[], $3::bigint[], $4::bigint[])
+        with ordinality as wanted (stretch, source, after, before, index)
     left join event_seen_count counted on counted.source = wanted.source
     left join lateral (
         select chain, part, ids from event_seen
-        where stretch = wanted.stretch and source = wanted.source and number > wanted.after
-            and stretch >= $4 and stretch <= $5
+        where stretch = wanted.stretch and source = wanted.source
+            and number > wanted.after and number < wanted.before
+            and stretch >= $5 and stretch <= $6
         offset 0
     ) taken on true";
 
@@ -320,12 +334,14 @@ async fn read(
     };
     let sources: Vec<i32> = wanted.iter().map(|wanted| wanted.source.0).collect();
     let after: Vec<i64> = wanted.iter().map(|wanted| wanted.after).collect();
+    let before: Vec<i64> = wanted.iter().map(|wanted| wanted.before).collect();
     // Planned anew each time, so that it locks and reads no partition but those of the days at hand: one that is
     // being made must not wait for all batches.
     let mut rows = sqlx::query_as::<_, ReadRow>(READ_IDS)
         .bind(&stretches)
         .bind(&sources)
         .bind(&after)
+        .bind(&before)
         .bind(first)
         .bind(last)
         .persistent(false)
