@@ -3,8 +3,8 @@
 //! Invariant: positions, ids, postings, rejections, duplicates, accounts and the hash chain move
 //! together, and only while the process owns every chain of the batch. Locks are taken in one order
 //! everywhere: positions, what is in force, producers' ids, series, rate sets, batch and parts, accounts, the
-//! count of log lines' ids (before producers' ids in batches that lock at once). Deliberately absent: retrying; a transaction that failed is folded again by the
-//! caller.
+//! count of log lines' ids (before producers' ids in batches that lock at once). Deliberately absent: retrying;
+//! a transaction that failed is folded again by the caller.
 
 pub(crate) mod ids;
 mod position;
@@ -425,7 +425,7 @@ async fn take_ids(
     fold: &mut BatchFold,
     lock: CountLock,
 ) -> Result<(NewIds, Conflicts), StoreError> {
-    let sources = sources_of(tx, &mut memory.sources, fold).await?;
+    let sources = ids::sources_of(tx, &mut memory.sources, fold).await?;
     let care = if memory.careful_batches > 0 {
         Care::SomeRepeat
     } else {
@@ -446,36 +446,6 @@ async fn take_ids(
         fold.withdraw_seen(&seen);
     }
     Ok((new, conflicts))
-}
-
-/// Returns the source of each part's chain, in the batch's order.
-async fn sources_of(
-    tx: &mut PgConnection,
-    known: &mut HashMap<ChainId, SourceId>,
-    fold: &BatchFold,
-) -> Result<Vec<SourceId>, StoreError> {
-    let chains = fold.parts().iter().map(|part| part.part().chain);
-    let chains: Vec<ChainId> = chains.collect();
-    let new = chains.iter().filter(|chain| !known.contains_key(chain));
-    let new: Vec<i32> = new.map(|chain| chain.0).collect();
-    if !new.is_empty() {
-        let rows = sqlx::query!(
-            r#"/* sources_of */
-            select id, source as "source!" from chain where id = any($1) and source is not null"#,
-            &new
-        )
-        .fetch_all(tx)
-        .await?;
-        known.extend(
-            rows.iter()
-                .map(|row| (ChainId(row.id), SourceId(row.source))),
-        );
-    }
-    let of_chain = |chain: &ChainId| {
-        let source = known.get(chain).copied();
-        source.ok_or_else(|| StoreError::corrupt_chain(*chain, "it has no source"))
-    };
-    chains.iter().map(of_chain).collect()
 }
 
 async fn roll_back(tx: sqlx::Transaction<'_, sqlx::Postgres>) -> Result<(), StoreError> {

@@ -15,7 +15,7 @@ use std::collections::HashMap;
 use domain::event::Identity;
 use domain::fold::{BatchFold, Conflicts, SeenId};
 use domain::hash::Hash128;
-use domain::ids::PartRef;
+use domain::ids::{ChainId, PartRef};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
@@ -78,6 +78,36 @@ pub(crate) async fn take(
     lines::look_up(tx, held, &mut taken.new, &mut taken.seen).await?;
     producers::take(tx, fold, of_producers, care, &mut taken).await?;
     Ok(taken)
+}
+
+/// Returns the source of each part's chain, in the batch's order.
+pub(crate) async fn sources_of(
+    tx: &mut PgConnection,
+    known: &mut HashMap<ChainId, SourceId>,
+    fold: &BatchFold,
+) -> Result<Vec<SourceId>, StoreError> {
+    let chains = fold.parts().iter().map(|part| part.part().chain);
+    let chains: Vec<ChainId> = chains.collect();
+    let new = chains.iter().filter(|chain| !known.contains_key(chain));
+    let new: Vec<i32> = new.map(|chain| chain.0).collect();
+    if !new.is_empty() {
+        let rows = sqlx::query!(
+            r#"/* sources_of */
+            select id, source as "source!" from chain where id = any($1) and source is not null"#,
+            &new
+        )
+        .fetch_all(tx)
+        .await?;
+        known.extend(
+            rows.iter()
+                .map(|row| (ChainId(row.id), SourceId(row.source))),
+        );
+    }
+    let of_chain = |chain: &ChainId| {
+        let source = known.get(chain).copied();
+        source.ok_or_else(|| StoreError::corrupt_chain(*chain, "it has no source"))
+    };
+    chains.iter().map(of_chain).collect()
 }
 
 /// Splits a batch's ids into those of log lines and those that producers own.
